@@ -1,0 +1,3 @@
+//! The data path.
+#![no_std]
+#![forbid(unsafe_code)]

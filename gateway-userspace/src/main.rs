@@ -1,0 +1,2 @@
+//! vpc-gateway.
+fn main() {}
