@@ -1,1 +1,16 @@
-//! The loader.
+//! The loader of `vpc-gateway`: Kube-OVN objects in, BPF maps out.
+//!
+//! ```text
+//! source -> Snapshot -> desired -> DesiredState -> encode -> MapImage -> plan -> Plan -> dataplane
+//! (files)   (raw)       (pure)     (validated)     (pure)    (keys)      (pure)          (kernel)
+//! ```
+//!
+//! Everything between the two ends is a pure function. In the order of that path:
+//!
+//! - [`crd`]: the objects of Kube-OVN as users write them.
+//! - [`source`]: where objects come from; raw objects and where each one stands, no decisions.
+//! - [`desired`]: what one gateway shall do, and what was rejected on the way.
+//! - [`rejection`]: how problems are named, shared by the two above.
+//! - [`cli`]: the verbs of the program.
+
+pub mod cli;
