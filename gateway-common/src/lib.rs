@@ -1,3 +1,52 @@
-//! The data path.
+//! The NAT data path of vpc-gateway, and the records it shares with user space.
+//!
+//! ```text
+//! bytes --parse--> Parsed --classify--> Flow --session--> Rewrite --translate--> bytes --forward--> Verdict
+//! ```
+//!
+//! The same code runs in the TC programs, in unit tests on the host and in the fuzzer: it is
+//! generic over the medium ([`packet::Packet`]), the maps ([`tables::Tables`]) and the address
+//! family ([`family::Family`]). It reads no clock and draws no random number by itself.
+//!
+//! Modules, in the order a packet meets them:
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`packet`], [`wire`] | what bytes are there |
+//! | [`family`], [`tuple`], [`parse`] | which flow they belong to |
+//! | [`tables`], [`records`] | what is known about that flow |
+//! | [`classify`] | which rule applies to a flow that has no session |
+//! | [`session`], [`mapping`] | how a session opens, and its external port |
+//! | [`checksum`], [`translate`] | the new bytes |
+//! | [`forward`], [`verdict`] | where the packet goes, or why it does not |
+//! | [`pipeline`] | all of the above in one page |
+//! | [`expire`] | when a session ends |
+//!
+//! # Byte order
+//!
+//! Addresses are octets in network order. Ports, ICMP ids, interface indices and everything else
+//! in a map record are integers of the host, so that `bpftool map dump` prints `8080` as 8080.
+//!
+//! # ABI
+//!
+//! The maps outlive the process that made them. [`records::ABI_VERSION`] names their layout; the
+//! sizes are asserted at compile time and a test in the `tests` crate pins them.
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod checksum;
+pub mod classify;
+pub mod expire;
+pub mod family;
+pub mod forward;
+pub mod mapping;
+pub mod packet;
+pub mod parse;
+pub mod pipeline;
+pub mod records;
+pub mod session;
+pub mod tables;
+pub mod translate;
+pub mod tuple;
+pub mod verdict;
+pub mod wire;

@@ -1,0 +1,104 @@
+//! The medium: a frame in host memory, an XDP buffer or a socket buffer behind one trait.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::{
+    checksum::{ChecksumDelta, L4Checksum},
+    wire::ethernet,
+};
+
+/// A wire header: any bit pattern is a value of it, it has no padding and no alignment.
+pub trait Header: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {}
+
+impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned> Header for T {}
+
+/// The frame ends before the header that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncated;
+
+/// An Ethernet frame that can be read and rewritten in place.
+///
+/// Offsets count bytes from the start of the Ethernet header.
+pub trait Packet {
+    /// The header at `offset`, for reading and writing.
+    ///
+    /// # Errors
+    ///
+    /// [`Truncated`] if the frame ends before `offset + size_of::<H>()`.
+    fn at<H: Header>(&mut self, offset: usize) -> Result<&mut H, Truncated>;
+
+    /// Length of the frame in bytes, Ethernet header included. A GSO packet counts whole.
+    fn frame_bytes(&self) -> u32;
+
+    /// Whether the frame is addressed to this interface and nobody else: neither broadcast nor
+    /// multicast nor seen in passing. The kernel routes no other frame, and neither do we.
+    fn is_for_this_host(&self) -> bool;
+
+    /// Whether the packet, or a segment of it, is larger than what leaves by interface `egress`.
+    ///
+    /// `mtu` is that interface's MTU in bytes, without the Ethernet header.
+    fn exceeds(&mut self, egress: u32, mtu: u32) -> bool;
+
+    /// Brings the layer-4 checksum at `offset` up to date after addresses or ports were rewritten.
+    ///
+    /// A medium whose packets may carry a checksum that hardware or a receiver finishes
+    /// (`CHECKSUM_PARTIAL`, `CHECKSUM_COMPLETE`) keeps that state right. This may invalidate
+    /// everything [`Packet::at`] has returned, so it comes last.
+    ///
+    /// # Errors
+    ///
+    /// [`Truncated`] if the checksum field lies outside the frame.
+    fn patch_l4(
+        &mut self,
+        offset: usize,
+        kind: L4Checksum,
+        delta: ChecksumDelta,
+    ) -> Result<(), Truncated>;
+}
+
+/// A frame in host memory, as tests and the fuzzer use it.
+#[derive(Debug)]
+pub struct HostPacket<'a> {
+    /// The frame, from the Ethernet header on.
+    pub bytes: &'a mut [u8],
+    /// What [`Packet::is_for_this_host`] answers.
+    pub for_this_host: bool,
+}
+
+impl<'a> HostPacket<'a> {
+    /// A frame addressed to this host.
+    pub fn new(bytes: &'a mut [u8]) -> Self {
+        Self { bytes, for_this_host: true }
+    }
+}
+
+impl Packet for HostPacket<'_> {
+    fn at<H: Header>(&mut self, offset: usize) -> Result<&mut H, Truncated> {
+        let end = offset.checked_add(size_of::<H>()).ok_or(Truncated)?;
+        let bytes = self.bytes.get_mut(offset..end).ok_or(Truncated)?;
+        H::mut_from_bytes(bytes).map_err(|_| Truncated)
+    }
+
+    fn frame_bytes(&self) -> u32 {
+        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
+    }
+
+    fn is_for_this_host(&self) -> bool {
+        self.for_this_host
+    }
+
+    fn exceeds(&mut self, _egress: u32, mtu: u32) -> bool {
+        self.frame_bytes() > mtu.saturating_add(ethernet::BYTES as u32)
+    }
+
+    fn patch_l4(
+        &mut self,
+        offset: usize,
+        kind: L4Checksum,
+        delta: ChecksumDelta,
+    ) -> Result<(), Truncated> {
+        let field = self.at::<[u8; 2]>(offset)?;
+        *field = kind.patched(*field, delta);
+        Ok(())
+    }
+}

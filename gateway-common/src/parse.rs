@@ -1,0 +1,195 @@
+//! Bytes to [`Parsed`]: whose packet it is, and where its fields lie.
+
+use crate::{
+    checksum::L4Checksum,
+    family::{Address, Family},
+    packet::Packet,
+    tuple::{Direction, Endpoints, Tuple},
+    verdict::{DropReason, Exit, PassReason},
+    wire::transport::{self, IcmpStart, Ports, TcpStart},
+};
+
+/// Place of a packet in a fragmented datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// Not fragmented.
+    Whole,
+    /// The first fragment: the layer-4 header is there.
+    First,
+    /// A later one: no layer-4 header, so no ports.
+    Later,
+}
+
+impl Fragment {
+    /// From the offset in units of 8 bytes and the "more fragments" bit.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_parts(offset: u16, more: bool) -> Self {
+        match (offset, more) {
+            (0, false) => Self::Whole,
+            (0, true) => Self::First,
+            _ => Self::Later,
+        }
+    }
+}
+
+/// Where the port or id of an endpoint lies in the layer-4 header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortFields {
+    /// Both ports at the start: TCP, UDP, UDP-Lite, DCCP.
+    Both,
+    /// The id of an ICMP query on its way there: it is the source's.
+    SourceId,
+    /// The id of an ICMP query on its way back: it is the destination's.
+    DestinationId,
+    /// None: another protocol, a later fragment, an ICMP message that is no query.
+    None,
+}
+
+/// What the data path needs to know of a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Parsed<F: Family> {
+    /// The flow, with the direction of arrival.
+    pub tuple: Tuple<F>,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TCP flags; 0 for other protocols.
+    pub tcp_flags: u8,
+    /// Place in a fragmented datagram.
+    pub fragment: Fragment,
+    /// Where the ports are.
+    pub ports: PortFields,
+    /// Where the checksum lies in bytes from the start of the frame, and how it behaves.
+    pub checksum: Option<(usize, L4Checksum)>,
+    /// Offset of the layer-4 header in bytes from the start of the frame.
+    pub l4: usize,
+}
+
+impl<F: Family> Parsed<F> {
+    /// Whether a session can be made for this packet: its ports are known, or it has none to know.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_trackable(&self) -> bool {
+        self.fragment == Fragment::Whole
+            && (self.ports != PortFields::None || self.tuple.protocol != F::ICMP)
+    }
+}
+
+/// Reads a frame that came in by the interface of `direction`.
+///
+/// # Errors
+///
+/// An [`Exit`] for what is not ours to translate and for what is malformed.
+#[inline(always)]
+pub fn parse<F: Family, P: Packet>(
+    packet: &mut P,
+    direction: Direction,
+) -> Result<Parsed<F>, Exit> {
+    if !packet.is_for_this_host() {
+        return Err(PassReason::NotForThisHost.into());
+    }
+    let network = F::parse(packet)?;
+    if network.destination.is_special() || network.source.is_special() {
+        return Err(PassReason::Special.into());
+    }
+    let mut parsed = Parsed {
+        tuple: Tuple::new(
+            Endpoints {
+                source: network.source,
+                destination: network.destination,
+                source_port: 0,
+                destination_port: 0,
+            },
+            network.protocol,
+            direction,
+        ),
+        ttl: network.ttl,
+        tcp_flags: 0,
+        fragment: network.fragment,
+        ports: PortFields::None,
+        checksum: None,
+        l4: network.l4,
+    };
+    if network.fragment != Fragment::Later {
+        parse_transport(packet, &mut parsed)?;
+    }
+    Ok(parsed)
+}
+
+/// Reads ports or query id, and finds the checksum.
+#[inline(always)]
+fn parse_transport<F: Family, P: Packet>(
+    packet: &mut P,
+    parsed: &mut Parsed<F>,
+) -> Result<(), Exit> {
+    let l4 = parsed.l4;
+    match parsed.tuple.protocol {
+        transport::TCP => {
+            let tcp = *packet.at::<TcpStart>(l4)?;
+            parsed.tcp_flags = tcp.flags;
+            set_ports(parsed, tcp.ports);
+            parsed.checksum = Some((l4 + transport::TCP_CHECKSUM, L4Checksum::Pseudo));
+        }
+        transport::UDP => {
+            let ports = *packet.at::<Ports>(l4)?;
+            set_ports(parsed, ports);
+            // RFC 8200 section 8.1: over IPv6 a zero checksum is not "none".
+            let kind = if F::BITS == 32 { L4Checksum::PseudoOptional } else { L4Checksum::Pseudo };
+            parsed.checksum = Some((l4 + transport::UDP_CHECKSUM, kind));
+        }
+        transport::UDP_LITE | transport::DCCP => {
+            let ports = *packet.at::<Ports>(l4)?;
+            set_ports(parsed, ports);
+            parsed.checksum = Some((l4 + transport::UDP_CHECKSUM, L4Checksum::Pseudo));
+        }
+        protocol if protocol == F::ICMP => {
+            let icmp = *packet.at::<IcmpStart>(l4)?;
+            parse_icmp(parsed, &icmp)?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn set_ports<F: Family>(parsed: &mut Parsed<F>, ports: Ports) {
+    parsed.tuple.endpoints.source_port = ports.source.get();
+    parsed.tuple.endpoints.destination_port = ports.destination.get();
+    parsed.ports = PortFields::Both;
+}
+
+/// Tells queries and their replies from everything else.
+#[inline(always)]
+fn parse_icmp<F: Family>(parsed: &mut Parsed<F>, icmp: &IcmpStart) -> Result<(), Exit> {
+    let id = icmp.id.get();
+    let v4 = F::BITS == 32;
+    // RFC 792, RFC 950: echo 8/0, timestamp 13/14, information 15/16, mask 17/18.
+    // RFC 4443: echo 128/129. RFC 4861: 133 to 137 never leave the link.
+    match icmp.kind {
+        8 | 13 | 15 | 17 if v4 => parsed.ports = PortFields::SourceId,
+        0 | 14 | 16 | 18 if v4 => parsed.ports = PortFields::DestinationId,
+        128 if !v4 => parsed.ports = PortFields::SourceId,
+        129 if !v4 => parsed.ports = PortFields::DestinationId,
+        133..=137 if !v4 => return Err(PassReason::LinkLocal.into()),
+        _ => {}
+    }
+    match parsed.ports {
+        PortFields::SourceId => parsed.tuple.endpoints.source_port = id,
+        PortFields::DestinationId => parsed.tuple.endpoints.destination_port = id,
+        PortFields::Both | PortFields::None => {}
+    }
+    let kind = if v4 { L4Checksum::Plain } else { L4Checksum::Pseudo };
+    parsed.checksum = Some((parsed.l4 + transport::ICMP_CHECKSUM, kind));
+    Ok(())
+}
+
+/// The reason for which a packet without a session may not open one.
+#[inline(always)]
+#[must_use]
+pub fn untrackable_reason<F: Family>(parsed: &Parsed<F>) -> DropReason {
+    if parsed.fragment == Fragment::Whole {
+        DropReason::IcmpUntracked
+    } else {
+        DropReason::Fragment
+    }
+}

@@ -1,0 +1,78 @@
+//! What the data path asks of its surroundings: one method per question.
+
+use crate::{
+    family::Family,
+    records::{Dnat, DnatKey, Fip, FipKey, PoolMember, Session},
+    tuple::Tuple,
+    verdict::NextHop,
+};
+
+/// Why a session entry was not inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimError {
+    /// There is an entry with this key: somebody else's, or another CPU was faster.
+    Occupied,
+    /// The map is full, or memory is.
+    Full,
+}
+
+/// Where the kernel would route a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route<F: Family> {
+    /// To this neighbour.
+    Forward(NextHop<F>),
+    /// To the gateway itself, or it knows no route: either way the kernel forwards it nowhere.
+    Local,
+    /// Blackhole, unreachable, prohibited or not supported.
+    Refused,
+}
+
+/// A question to the routing table.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteQuery<F: Family> {
+    /// Interface that the packet came in by.
+    pub ifindex: u32,
+    /// Source address before translation, as policy rules see it.
+    pub source: F::Addr,
+    /// Destination address after translation.
+    pub destination: F::Addr,
+    /// Number of the layer-4 protocol.
+    pub protocol: u8,
+}
+
+/// Maps, routing table and random numbers, as the data path sees them.
+pub trait Tables<F: Family> {
+    /// The session entry of `key`.
+    fn session(&mut self, key: &Tuple<F>) -> Option<&mut Session<F>>;
+
+    /// Inserts a session entry unless its key is taken. This is what makes an external port ours.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClaimError`].
+    fn claim(&mut self, key: &Tuple<F>, session: &Session<F>) -> Result<(), ClaimError>;
+
+    /// Removes a session entry, if it is there.
+    fn release(&mut self, key: &Tuple<F>);
+
+    /// The FIP rule of `key`.
+    fn fip(&mut self, key: &FipKey<F>) -> Option<Fip<F>>;
+
+    /// The DNAT rule of `key`.
+    fn dnat(&mut self, key: &DnatKey<F>) -> Option<Dnat<F>>;
+
+    /// The EIP that `source` uses at its `turn`-th choice, by the longest prefix that covers it.
+    fn snat(&mut self, source: F::Addr, turn: u32) -> Option<PoolMember<F>>;
+
+    /// Asks the kernel for a route.
+    fn route(&mut self, query: &RouteQuery<F>) -> Route<F>;
+
+    /// A random number.
+    fn random(&mut self) -> u32;
+
+    /// Adds a packet of `bytes` to the counter of rule `rule`.
+    fn count_rule(&mut self, rule: u32, bytes: u32);
+
+    /// Adds one to counter `index` of `COUNTERS`.
+    fn count_event(&mut self, index: u32);
+}
