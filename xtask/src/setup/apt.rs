@@ -1,0 +1,195 @@
+//! What this machine's apt is configured with, read and never changed.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process;
+use crate::workspace::Workspace;
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// How long one transfer of apt may take.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Whether packages can be installed with apt.
+pub(crate) fn is_here() -> bool {
+    process::find("apt-get").is_some() && process::find("dpkg-deb").is_some()
+}
+
+/// Returns the mirror that this machine takes Debian itself from.
+///
+/// # Errors
+///
+/// No source names one, for example on a derivative of Debian.
+pub(crate) fn mirror() -> Result<String> {
+    let mut texts = Vec::new();
+    texts.extend(std::fs::read_to_string("/etc/apt/sources.list"));
+    if let Ok(entries) = std::fs::read_dir("/etc/apt/sources.list.d") {
+        let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        texts.extend(files.iter().filter_map(|file| std::fs::read_to_string(file).ok()));
+    }
+    texts.iter().find_map(|text| mirror_in(text)).context(
+        "failed to find a Debian mirror in /etc/apt/sources.list and /etc/apt/sources.list.d",
+    )
+}
+
+/// Finds the first archive of Debian itself in a list of sources, of either syntax.
+fn mirror_in(text: &str) -> Option<String> {
+    one_line_sources(text).chain(stanza_sources(text)).find(|uri| is_debian(uri))
+}
+
+/// The URIs of lines like `deb [signed-by=...] http://mirror/debian bookworm main`.
+fn one_line_sources(text: &str) -> impl Iterator<Item = String> {
+    text.lines().filter_map(|line| {
+        let rest = line.trim().strip_prefix("deb ")?.trim_start();
+        let rest = if rest.starts_with('[') { rest.split_once(']')?.1 } else { rest };
+        rest.split_whitespace().next().map(str::to_owned)
+    })
+}
+
+/// The URIs of stanzas with `Types: deb` and `URIs: http://mirror/debian`.
+fn stanza_sources(text: &str) -> impl Iterator<Item = String> {
+    text.split("\n\n").flat_map(|stanza| {
+        let field = |name: &'static str| {
+            stanza.lines().find_map(move |line| line.strip_prefix(name)?.strip_prefix(':'))
+        };
+        let active = field("Types")
+            .is_some_and(|types| types.split_whitespace().any(|t| t == "deb"))
+            && field("Enabled").is_none_or(|enabled| enabled.trim() != "no");
+        let uris = field("URIs").filter(|_| active).unwrap_or_default();
+        uris.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    })
+}
+
+/// An archive of Debian ends in `/debian`; `/debian-security` and others hold no backports.
+fn is_debian(uri: &str) -> bool {
+    uri.contains("://") && uri.trim_end_matches('/').ends_with("/debian")
+}
+
+/// Downloads a package from `suite` into `folder`, through lists of our own.
+///
+/// Returns `false` if the suite has no such version.
+///
+/// # Errors
+///
+/// The lists or the package cannot be fetched.
+pub(crate) fn download(
+    workspace: &Workspace,
+    suite: &str,
+    package: &str,
+    version: &str,
+) -> Result<bool> {
+    let folder = workspace.scratch("apt");
+    let lists = folder.join("lists");
+    for path in [lists.join("partial"), folder.join("archives/partial")] {
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("failed to create {}", path.display()))?;
+    }
+    let source = folder.join("sources.list");
+    let line = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
+    std::fs::write(&source, line)
+        .with_context(|| format!("failed to write {}", source.display()))?;
+    let apt = |program: &str| private(program, &folder);
+    process::run_within(LIMIT, apt("apt-get").args(["-qq", "update"]))
+        .with_context(|| format!("failed to read the package lists of {suite}"))?;
+    let known = process::read(apt("apt-cache").args(["madison", package]))?;
+    let Some(exact) = matching_version(&known, version) else { return Ok(false) };
+    process::run_within(
+        LIMIT,
+        apt("apt-get").args(["-qq", "download"]).arg(format!("{package}={exact}")),
+    )
+    .with_context(|| format!("failed to download {package} {exact} from {suite}"))?;
+    Ok(true)
+}
+
+/// A program of apt that uses `folder` in place of the machine's lists, sources and caches.
+fn private(program: &str, folder: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(folder).stdin(std::process::Stdio::null());
+    for (option, value) in [
+        ("Dir::Etc::sourcelist", folder.join("sources.list")),
+        ("Dir::Etc::sourceparts", "-".into()),
+        ("Dir::State::lists", folder.join("lists")),
+        ("Dir::Cache", folder.to_path_buf()),
+        ("Acquire::Languages", "none".into()),
+        ("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", "false".into()),
+        ("Acquire::Retries", "3".into()),
+        // The default user of transfers cannot write into a folder of ours.
+        ("APT::Sandbox::User", "root".into()),
+    ] {
+        command.arg("-o").arg(format!("{option}={}", value.display()));
+    }
+    command
+}
+
+/// Finds the package version of an upstream version in the output of `apt-cache madison`.
+fn matching_version<'a>(madison: &'a str, upstream: &str) -> Option<&'a str> {
+    madison.lines().find_map(|line| {
+        let version = line.split('|').nth(1)?.trim();
+        let rest = version.strip_prefix(upstream)?;
+        matches!(rest.chars().next(), None | Some('+' | '-' | '~')).then_some(version)
+    })
+}
+
+/// Unpacks the downloaded package into a folder and returns the folder.
+///
+/// # Errors
+///
+/// The package is not there or is damaged.
+pub(crate) fn unpack(workspace: &Workspace, package: &str) -> Result<std::path::PathBuf> {
+    let folder = workspace.scratch("apt");
+    let prefix = format!("{package}_");
+    let entries = std::fs::read_dir(&folder)
+        .with_context(|| format!("failed to list {}", folder.display()))?;
+    let archive = entries.flatten().map(|entry| entry.path()).find(|path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with(&prefix) && name.ends_with(".deb")
+    });
+    let Some(archive) = archive else {
+        bail!("failed to find the package {package} in {}", folder.display());
+    };
+    let unpacked = folder.join(package);
+    process::run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&unpacked))
+        .with_context(|| format!("failed to unpack {}", archive.display()))?;
+    Ok(unpacked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mirror_is_found_in_stanzas() {
+        let text = "Types: deb\nURIs: http://mirror.example.org/debian-security\nSuites: bookworm-security\n\n\
+            Types: deb deb-src\n# a comment\nURIs: http://mirror.example/debian/\nSuites: bookworm\n";
+        assert_eq!(mirror_in(text).as_deref(), Some("http://mirror.example/debian/"));
+    }
+
+    #[test]
+    fn a_stanza_that_is_off_does_not_count() {
+        let text = "Types: deb\nEnabled: no\nURIs: http://off.example/debian\n\nTypes: deb-src\n\
+            URIs: http://source.example/debian\n";
+        assert_eq!(mirror_in(text), None);
+    }
+
+    #[test]
+    fn a_mirror_is_found_in_lines() {
+        let text = "# deb http://old.example/debian bookworm main\n\
+            deb https://packages.example/apt stable main\n\
+            deb [arch=amd64 signed-by=/k.gpg] http://mirror.example/debian bookworm main contrib\n";
+        assert_eq!(mirror_in(text).as_deref(), Some("http://mirror.example/debian"));
+    }
+
+    #[test]
+    fn only_the_very_same_upstream_version_matches() {
+        let madison = " rust-src | 1.95.0+dfsg1-2~bpo13+1 | http://m/debian trixie-backports/main\n \
+            rust-src | 1.90.0+dfsg1-1~bpo13+1 | http://m/debian trixie-backports/main\n";
+        assert_eq!(matching_version(madison, "1.95.0"), Some("1.95.0+dfsg1-2~bpo13+1"));
+        assert_eq!(matching_version(madison, "1.90.0"), Some("1.90.0+dfsg1-1~bpo13+1"));
+        assert_eq!(matching_version(madison, "1.9"), None);
+    }
+}
