@@ -1,5 +1,6 @@
 //! `build`: the `vpc-gateway` binary with the eBPF object inside.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -30,6 +31,13 @@ pub(crate) struct Products {
     pub(crate) object: PathBuf,
     /// The release binary that embeds it.
     pub(crate) binary: PathBuf,
+}
+
+impl Products {
+    /// The variables by which tests and the demo find them.
+    pub(crate) fn variables(self) -> Vec<(&'static str, OsString)> {
+        vec![(OBJECT_VARIABLE, self.object.into()), ("VPC_GATEWAY_BIN", self.binary.into())]
+    }
 }
 
 /// Runs the verb.

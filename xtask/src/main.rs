@@ -15,15 +15,21 @@
 
 mod build;
 mod build_ebpf;
+mod check;
+mod ci;
 mod console;
+mod demo;
+mod interrupt;
+mod libtest;
 mod privilege;
 mod process;
 mod programs;
 mod setup;
+mod test;
 mod toolchain;
 mod workspace;
 
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
 use clap::{Parser, Subcommand};
 
@@ -40,16 +46,51 @@ enum Verb {
     Setup(setup::Options),
     BuildEbpf(build_ebpf::Options),
     Build(build::Options),
+    Check(check::Options),
+    Test(test::Options),
+    Demo(demo::Options),
+    Ci(ci::Options),
 }
+
+/// The exit code of a child that has said itself what is wrong.
+#[derive(Clone, Copy, Debug)]
+struct Exit(u8);
+
+impl Exit {
+    /// Turns the end of a child into the end of this process, as a shell does it.
+    fn from_status(status: ExitStatus) -> anyhow::Result<()> {
+        use std::os::unix::process::ExitStatusExt as _;
+        if status.success() {
+            return Ok(());
+        }
+        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+        Err(Self(code.and_then(|code| code.try_into().ok()).unwrap_or(1)).into())
+    }
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ended with exit code {}", self.0)
+    }
+}
+
+impl std::error::Error for Exit {}
 
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Setup(options) => setup::run(options),
         Verb::BuildEbpf(options) => build_ebpf::run(options),
         Verb::Build(options) => build::run(options),
+        Verb::Check(options) => check::run(options),
+        Verb::Test(options) => test::run(options),
+        Verb::Demo(options) => demo::run(options),
+        Verb::Ci(options) => ci::run(options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Exit>() => {
+            error.downcast_ref().map_or(ExitCode::FAILURE, |Exit(code)| ExitCode::from(*code))
+        }
         Err(error) => {
             console::error(&error);
             ExitCode::FAILURE

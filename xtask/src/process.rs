@@ -80,9 +80,11 @@ fn expect_success(command: &Command, status: ExitStatus) -> Result<()> {
     bail!("`{}` ended with {status}", line(command))
 }
 
-/// The command as a person would type it.
+/// The command as a person would type it: the program without its folder.
 pub(crate) fn line(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let program = command.get_program();
+    let name = Path::new(program).file_name().unwrap_or(program);
+    let words = std::iter::once(name).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
 
