@@ -1,1 +1,3 @@
-//! The lab.
+//! The lab: topologies of network namespaces with real servers, and the demo that runs in one.
+
+pub mod lab;

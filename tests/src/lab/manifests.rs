@@ -1,0 +1,173 @@
+//! Kube-OVN manifests for the lab, with the gateway's name and the rules as parameters.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use super::addresses::{A, B, D, LAN, VPC_NET, VPC_NET_2};
+use super::echo::ECHO_PORT;
+use super::http::HTTP_PORT;
+use super::perf::IPERF_PORT;
+
+const fn external(host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(203, 0, 113, host)
+}
+
+/// EIP with the floating-IP rule to A.
+pub const EIP_FIP: Ipv4Addr = external(10);
+/// EIP of the SNAT rule for 10.0.1.0/28: A and B.
+pub const EIP_SNAT: Ipv4Addr = external(20);
+/// EIP of the SNAT rule for 10.0.1.0/27: A, B and C.
+pub const EIP_SNAT_WIDE: Ipv4Addr = external(21);
+/// EIP of the DNAT rules.
+pub const EIP_DNAT: Ipv4Addr = external(30);
+/// EIP without any rule.
+pub const EIP_UNUSED: Ipv4Addr = external(40);
+
+/// External port of the DNAT rules to B's echo servers, TCP and UDP.
+pub const DNAT_ECHO: SocketAddrV4 = SocketAddrV4::new(EIP_DNAT, 7000);
+/// External port of the DNAT rule to B's nginx.
+pub const DNAT_HTTP: SocketAddrV4 = SocketAddrV4::new(EIP_DNAT, 8080);
+/// External port of the DNAT rule to D's echo server, in the second subnet.
+pub const DNAT_ECHO_D: SocketAddrV4 = SocketAddrV4::new(EIP_DNAT, 7001);
+/// External port of the DNAT rule to B's iperf3.
+pub const DNAT_IPERF: SocketAddrV4 = SocketAddrV4::new(EIP_DNAT, IPERF_PORT);
+
+/// A port forward.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dnat {
+    /// Name of the object.
+    pub name: String,
+    /// Name of the EIP object.
+    pub eip: String,
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
+    /// Port on the EIP.
+    pub port: u16,
+    /// Where it leads.
+    pub to: SocketAddrV4,
+}
+
+/// The objects of one gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifests {
+    /// Name of the `VpcNatGateway`.
+    pub gateway: String,
+    /// Names and addresses of the EIPs.
+    pub eips: Vec<(String, Ipv4Addr)>,
+    /// EIP name and inside address of the floating IPs.
+    pub fips: Vec<(String, Ipv4Addr)>,
+    /// EIP name and source CIDR.
+    pub snats: Vec<(String, String)>,
+    /// Port forwards.
+    pub dnats: Vec<Dnat>,
+}
+
+impl Manifests {
+    /// The rules that the packet table of the lab is about.
+    pub fn standard(gateway: &str) -> Self {
+        let eips = [
+            ("fip", EIP_FIP),
+            ("snat", EIP_SNAT),
+            ("snat-wide", EIP_SNAT_WIDE),
+            ("dnat", EIP_DNAT),
+            ("unused", EIP_UNUSED),
+        ];
+        let mut manifests = Self {
+            gateway: gateway.to_owned(),
+            eips: eips.map(|(name, v4)| (name.to_owned(), v4)).to_vec(),
+            fips: vec![("fip".into(), A)],
+            snats: vec![
+                ("snat".into(), "10.0.1.0/28".into()),
+                ("snat-wide".into(), "10.0.1.0/27".into()),
+            ],
+            dnats: Vec::new(),
+        };
+        manifests.forward("echo-tcp", "tcp", DNAT_ECHO, B, ECHO_PORT);
+        manifests.forward("echo-udp", "udp", DNAT_ECHO, B, ECHO_PORT);
+        manifests.forward("http", "tcp", DNAT_HTTP, B, HTTP_PORT);
+        manifests.forward("echo-d", "tcp", DNAT_ECHO_D, D, ECHO_PORT);
+        manifests.forward("iperf", "tcp", DNAT_IPERF, B, IPERF_PORT);
+        manifests
+    }
+
+    /// Adds a port forward on the EIP of the DNAT rules.
+    pub fn forward(
+        &mut self,
+        name: &str,
+        protocol: &'static str,
+        at: SocketAddrV4,
+        host: Ipv4Addr,
+        port: u16,
+    ) {
+        let to = SocketAddrV4::new(host, port);
+        let (name, eip) = (name.to_owned(), "dnat".to_owned());
+        self.dnats.push(Dnat { name, eip, protocol, port: at.port(), to });
+    }
+
+    /// Removes the port forward of this name.
+    pub fn without(&self, name: &str) -> Self {
+        let mut rest = self.clone();
+        rest.dnats.retain(|dnat| dnat.name != name);
+        rest
+    }
+
+    /// All objects as one multi-document YAML.
+    pub fn yaml(&self) -> String {
+        let mut out = subnets();
+        let gateway = &self.gateway;
+        let _ = write!(
+            out,
+            "---\napiVersion: kubeovn.io/v1\nkind: VpcNatGateway\nmetadata: {{name: {gateway}}}\n\
+             spec:\n  vpc: lab\n  subnet: net1\n  lanIp: {LAN}\n  externalSubnets: [external]\n  \
+             routes:\n  - {{cidr: {VPC_NET_2}, nextHopIP: gateway}}\n"
+        );
+        for (name, v4) in &self.eips {
+            let spec = format!("{{natGwDp: {gateway}, externalSubnet: external, v4ip: {v4}}}");
+            object(&mut out, "IptablesEIP", name, &spec);
+        }
+        for (eip, inside) in &self.fips {
+            let spec = format!("{{eip: {eip}, internalIp: {inside}}}");
+            object(&mut out, "IptablesFIPRule", eip, &spec);
+        }
+        for (position, (eip, cidr)) in self.snats.iter().enumerate() {
+            let spec = format!("{{eip: {eip}, internalCIDR: {cidr}}}");
+            object(&mut out, "IptablesSnatRule", &format!("{eip}-{position}"), &spec);
+        }
+        for dnat in &self.dnats {
+            let Dnat { name, eip, protocol, port, to } = dnat;
+            let (host, inside) = (to.ip(), to.port());
+            let spec = format!(
+                "{{eip: {eip}, externalPort: \"{port}\", internalPort: \"{inside}\", \
+                 internalIp: {host}, protocol: {protocol}}}"
+            );
+            object(&mut out, "IptablesDnatRule", name, &spec);
+        }
+        out
+    }
+}
+
+fn subnets() -> String {
+    let subnet = |name: &str, cidr: &str, gateway: &str, vpc: &str| {
+        format!(
+            "---\napiVersion: kubeovn.io/v1\nkind: Subnet\nmetadata: {{name: {name}}}\n\
+             spec: {{{vpc}protocol: IPv4, cidrBlock: {cidr}, gateway: {gateway}}}\n"
+        )
+    };
+    let mut out =
+        String::from("apiVersion: kubeovn.io/v1\nkind: Vpc\nmetadata: {name: lab}\nspec: {}\n");
+    for (name, cidr, gateway, vpc) in [
+        ("net1", VPC_NET, "10.0.1.1", "vpc: lab, "),
+        ("net2", VPC_NET_2, "10.0.2.1", "vpc: lab, "),
+        ("external", "203.0.113.0/24", "203.0.113.1", ""),
+    ] {
+        out += &subnet(name, cidr, gateway, vpc);
+    }
+    out
+}
+
+fn object(out: &mut String, kind: &str, name: &str, spec: &str) {
+    let _ = write!(
+        out,
+        "---\napiVersion: kubeovn.io/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+    );
+}

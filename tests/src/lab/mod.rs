@@ -1,0 +1,19 @@
+//! A laboratory of network namespaces: topology, real servers, probes, captures, a gateway to run.
+
+pub mod addresses;
+pub mod capture;
+pub mod checks;
+pub mod cleanup;
+pub mod echo;
+pub mod gateway;
+pub mod http;
+pub mod manifests;
+pub mod netns;
+pub mod perf;
+pub mod probe;
+pub mod process;
+pub mod scratch;
+pub mod tier;
+pub mod topology;
+pub mod wait;
+pub mod world;
