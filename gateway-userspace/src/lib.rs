@@ -14,3 +14,7 @@
 //! - [`cli`]: the verbs of the program.
 
 pub mod cli;
+pub mod crd;
+pub mod desired;
+pub mod rejection;
+pub mod source;
