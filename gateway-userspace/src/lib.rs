@@ -10,11 +10,18 @@
 //! - [`crd`]: the objects of Kube-OVN as users write them.
 //! - [`source`]: where objects come from; raw objects and where each one stands, no decisions.
 //! - [`desired`]: what one gateway shall do, and what was rejected on the way.
+//! - [`encode`]: what the maps shall hold, as an [`image`].
+//! - [`plan`]: the difference to what they hold.
+//! - [`dataplane`]: the maps and programs in the kernel.
 //! - [`rejection`]: how problems are named, shared by the two above.
 //! - [`cli`]: the verbs of the program.
 
 pub mod cli;
 pub mod crd;
+pub mod dataplane;
 pub mod desired;
+pub mod encode;
+pub mod image;
+pub mod plan;
 pub mod rejection;
 pub mod source;

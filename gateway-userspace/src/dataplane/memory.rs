@@ -1,0 +1,54 @@
+//! A data plane in memory, which can be told to fail.
+
+use super::{Applied, Dataplane};
+use crate::image::MapImage;
+use crate::plan::{Action, Plan};
+
+/// Maps without a kernel.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// What they hold.
+    pub image: MapImage,
+    /// How many changes succeed before one fails; `None` for all of them.
+    pub patience: Option<usize>,
+    /// How often sessions were swept.
+    pub sweeps: u64,
+}
+
+/// The change that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("failed to apply change {index} of {total}")]
+pub struct Refused {
+    /// Its number, counted from 1.
+    pub index: usize,
+    /// How many there were.
+    pub total: usize,
+}
+
+impl Dataplane for Memory {
+    type Error = Refused;
+
+    fn read(&mut self) -> Result<MapImage, Refused> {
+        Ok(self.image.clone())
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Result<Applied, Refused> {
+        let mut applied = Applied::default();
+        for (index, change) in plan.changes.iter().enumerate() {
+            if self.patience.is_some_and(|patience| index >= patience) {
+                return Err(Refused { index: index + 1, total: plan.changes.len() });
+            }
+            if change.action() == Action::Cut {
+                applied.sessions_cut += self.sweep()?;
+            }
+            self.image.apply(change);
+            applied.count(change.action());
+        }
+        Ok(applied)
+    }
+
+    fn sweep(&mut self) -> Result<u64, Refused> {
+        self.sweeps += 1;
+        Ok(0)
+    }
+}

@@ -1,0 +1,68 @@
+//! Where a plan becomes true: the kernel's maps, or memory that behaves like them.
+//!
+//! ```text
+//! kernel ── maps     typed maps, from their pins
+//!        ├─ pins     the directory in bpffs: what is adopted and what is not
+//!        ├─ attach   programs on interfaces: TCX links, else clsact filters
+//!        ├─ probe    what this kernel and this process can do
+//!        ├─ mode     which hook an interface gets, and why (pure)
+//!        └─ raw      all unsafe code of this crate
+//! memory ── an image, for tests and dry runs
+//! ```
+
+pub mod memory;
+
+use crate::image::MapImage;
+use crate::plan::Plan;
+
+/// Maps that can be read and changed.
+pub trait Dataplane {
+    /// Why it failed.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// What the maps hold.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    fn read(&mut self) -> Result<MapImage, Self::Error>;
+
+    /// Does what the plan says, in its order.
+    ///
+    /// # Errors
+    ///
+    /// When a change is refused. The changes before it stay; [`Dataplane::read`] tells which.
+    fn apply(&mut self, plan: &Plan) -> Result<Applied, Self::Error>;
+
+    /// Ends sessions that are idle or whose rule is gone. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// When the maps cannot be walked.
+    fn sweep(&mut self) -> Result<u64, Self::Error>;
+}
+
+/// What [`Dataplane::apply`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// New entries.
+    pub inserted: usize,
+    /// Entries with another value.
+    pub updated: usize,
+    /// Entries that went.
+    pub deleted: usize,
+    /// Sessions of rules that went, and sessions that were idle anyway.
+    pub sessions_cut: u64,
+}
+
+impl Applied {
+    /// Counts one change of entries.
+    pub(crate) const fn count(&mut self, action: crate::plan::Action) {
+        match action {
+            crate::plan::Action::Insert => self.inserted += 1,
+            crate::plan::Action::Update => self.updated += 1,
+            crate::plan::Action::Delete => self.deleted += 1,
+            crate::plan::Action::Cut => {}
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! [`DesiredState`] to [`MapImage`]: what the maps shall hold.
+//!
+//! A rule that is in the live image with the same content keeps its id there, so its sessions and
+//! its counters stay; every other rule gets the lowest id that nobody has or had a moment ago.
+//! Encoding the same state again gives the same image, generation included.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use gateway_common::family::{V4, V6};
+use gateway_common::records::{
+    ABI_VERSION, Config, Dnat, DnatKey, Fip, FipKey, POOL_MEMBERS, PoolMember, SnatKey, Timeouts,
+    Unmatched,
+};
+use gateway_common::tuple::Direction;
+use gateway_common::wire::transport::{TCP, UDP};
+use ipnet::IpNet;
+
+use crate::desired::{DesiredState, Owner, Protocol};
+use crate::image::{Addressing, Content, Identity, MapImage, rule_name, rule_record};
+
+/// Rule ids are below this, because `RULE_COUNTERS` has this many slots.
+pub const RULE_IDS: u32 = 1 << 17;
+
+/// Most entries of `DNATS_V4`, and of each of the maps of its kind.
+pub const RULE_ENTRIES: usize = 1 << 17;
+
+/// Most entries of `SNATS_V4` and `SNATS_V6`.
+pub const PREFIX_ENTRIES: usize = 1 << 14;
+
+/// What the configuration of the data path depends on, apart from rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The interface towards the VPC.
+    pub internal: Port,
+    /// The interface towards the outside.
+    pub external: Port,
+    /// Counts the changes of routes and addresses.
+    pub routing: u16,
+    /// Lowest and highest external port for sources from port 1024 on.
+    pub port_range: (u16, u16),
+    /// What becomes of packets that no rule covers.
+    pub unmatched: Unmatched,
+    /// When sessions end.
+    pub timeouts: Timeouts,
+}
+
+/// An interface as the data path knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Port {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+}
+
+impl Surroundings {
+    fn config(&self, generation: u32) -> Config {
+        Config {
+            generation,
+            abi_version: ABI_VERSION,
+            internal_ifindex: self.internal.ifindex,
+            external_ifindex: self.external.ifindex,
+            internal_mtu: self.internal.mtu,
+            external_mtu: self.external.mtu,
+            routing: self.routing,
+            port_low: self.port_range.0,
+            port_high: self.port_range.1,
+            unmatched: self.unmatched as u8,
+            zero: 0,
+            timeouts: self.timeouts,
+        }
+    }
+}
+
+/// A rule that does not fit into the maps. The others are not affected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Overflow {
+    /// Too many EIPs for one source prefix.
+    #[error("{owner}: {source_prefix} already has {POOL_MEMBERS} EIPs, the most there can be")]
+    Pool {
+        /// The object.
+        owner: String,
+        /// The source prefix.
+        source_prefix: IpNet,
+    },
+    /// A map is full.
+    #[error("{owner}: no room for it, {map} takes {limit}")]
+    Map {
+        /// The object.
+        owner: String,
+        /// What is full.
+        map: &'static str,
+        /// How much it takes.
+        limit: usize,
+    },
+    /// An address of the other family where both must be of one.
+    #[error("{owner}: {external} and {internal} are of different families")]
+    Family {
+        /// The object.
+        owner: String,
+        /// The external address.
+        external: IpAddr,
+        /// The internal address.
+        internal: IpAddr,
+    },
+}
+
+/// Result of [`encode`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// What the maps shall hold.
+    pub image: MapImage,
+    /// What does not fit.
+    pub overflows: Vec<Overflow>,
+}
+
+/// Makes the image of `desired`, with the rule ids of `live` where a rule is there already.
+///
+/// `retired` are ids that must not be given away yet: sessions may still name them.
+///
+/// Without `surroundings` the configuration stays as it is.
+#[must_use]
+pub fn encode(
+    desired: &DesiredState,
+    surroundings: Option<&Surroundings>,
+    live: &MapImage,
+    retired: &BTreeSet<u32>,
+) -> Encoded {
+    let mut encoder = Encoder {
+        ids: Ids::new(live, retired),
+        image: MapImage::default(),
+        overflows: Vec::new(),
+    };
+    encoder.fips(desired);
+    encoder.dnats(desired);
+    encoder.snats(desired);
+    let Encoder { mut image, overflows, .. } = encoder;
+    image.config = configure(&image, surroundings, live);
+    Encoded { image, overflows }
+}
+
+/// The configuration with the next generation, or the live one if nothing changes.
+fn configure(
+    image: &MapImage,
+    surroundings: Option<&Surroundings>,
+    live: &MapImage,
+) -> Option<Config> {
+    let generation = live.config.map_or(0, |config| config.generation);
+    let wanted = match surroundings {
+        Some(surroundings) => surroundings.config(generation),
+        None => live.config?,
+    };
+    let unchanged = live.config == Some(wanted)
+        && image.rules == live.rules
+        && image.v4 == live.v4
+        && image.v6 == live.v6;
+    let generation = if unchanged { generation } else { generation.wrapping_add(1).max(1) };
+    Some(Config { generation, ..wanted })
+}
+
+/// Gives ids to rules.
+struct Ids {
+    known: HashMap<Identity, u32>,
+    taken: BTreeSet<u32>,
+    next: u32,
+}
+
+impl Ids {
+    fn new(live: &MapImage, retired: &BTreeSet<u32>) -> Self {
+        let known = live
+            .contents()
+            .into_iter()
+            .filter_map(|(id, content)| {
+                let rule = live.rules.get(&id)?;
+                (rule.kind == content.kind() as u8)
+                    .then_some((Identity { name: rule.name, content }, id))
+            })
+            .collect();
+        let taken = live.rules.keys().chain(retired).copied().collect();
+        Self { known, taken, next: 1 }
+    }
+
+    fn id_of(&mut self, identity: &Identity) -> Option<u32> {
+        if let Some(id) = self.known.get(identity) {
+            return Some(*id);
+        }
+        while self.taken.contains(&self.next) {
+            self.next += 1;
+        }
+        let id = self.next;
+        if id >= RULE_IDS {
+            return None;
+        }
+        self.next += 1;
+        Some(id)
+    }
+}
+
+struct Encoder {
+    ids: Ids,
+    image: MapImage,
+    overflows: Vec<Overflow>,
+}
+
+impl Encoder {
+    fn fips(&mut self, desired: &DesiredState) {
+        for (eip, fip) in &desired.fips {
+            let done = match (eip, fip.internal) {
+                (IpAddr::V4(eip), IpAddr::V4(internal)) => {
+                    self.fip::<V4>((*eip).into(), internal.into(), &fip.owner)
+                }
+                (IpAddr::V6(eip), IpAddr::V6(internal)) => {
+                    self.fip::<V6>((*eip).into(), internal.into(), &fip.owner)
+                }
+                (eip, internal) => Err(mixed(&fip.owner, *eip, internal)),
+            };
+            self.overflows.extend(done.err());
+        }
+    }
+
+    fn fip<F: Addressing>(
+        &mut self,
+        eip: F::Addr,
+        internal: F::Addr,
+        owner: &Owner,
+    ) -> Result<(), Overflow> {
+        room(F::of(&self.image).fips.len() + 1, RULE_ENTRIES, "the FIP map", owner)?;
+        let content = Content::Fip { eip: F::decode(eip), internal: F::decode(internal) };
+        let rule = self.rule(owner, content)?;
+        let fips = &mut F::of_mut(&mut self.image).fips;
+        fips.insert(FipKey::new(eip, Direction::Inbound), Fip { peer: internal, rule });
+        fips.insert(FipKey::new(internal, Direction::Outbound), Fip { peer: eip, rule });
+        Ok(())
+    }
+
+    fn dnats(&mut self, desired: &DesiredState) {
+        for (key, dnat) in &desired.dnats {
+            // Balancing over several backends is TODO(#5); until then the first one gets all.
+            let Some(backend) = dnat.backends.first() else { continue };
+            let content = Content::Dnat {
+                eip: key.eip,
+                protocol: match key.protocol {
+                    Protocol::Tcp => TCP,
+                    Protocol::Udp => UDP,
+                },
+                port: key.port.get(),
+                internal: backend.endpoint.ip(),
+                internal_port: backend.endpoint.port(),
+            };
+            let done = match key.eip {
+                IpAddr::V4(_) => self.dnat::<V4>(content, &backend.owner),
+                IpAddr::V6(_) => self.dnat::<V6>(content, &backend.owner),
+            };
+            self.overflows.extend(done.err());
+        }
+    }
+
+    fn dnat<F: Addressing>(&mut self, content: Content, owner: &Owner) -> Result<(), Overflow> {
+        let Content::Dnat { eip, protocol, port, internal, internal_port } = content else {
+            return Ok(());
+        };
+        let (Some(external), Some(address)) = (F::encode(eip), F::encode(internal)) else {
+            return Err(mixed(owner, eip, internal));
+        };
+        room(F::of(&self.image).dnats.len(), RULE_ENTRIES, "the DNAT map", owner)?;
+        let rule = self.rule(owner, content)?;
+        F::of_mut(&mut self.image).dnats.insert(
+            DnatKey { eip: external, port, protocol, zero: 0 },
+            Dnat { address, port: internal_port, zero: 0, rule },
+        );
+        Ok(())
+    }
+
+    fn snats(&mut self, desired: &DesiredState) {
+        for (source, snat) in &desired.snats {
+            for member in &snat.eips {
+                let done = match source {
+                    IpNet::V4(_) => self.snat::<V4>(*source, member.eip, &member.owner),
+                    IpNet::V6(_) => self.snat::<V6>(*source, member.eip, &member.owner),
+                };
+                self.overflows.extend(done.err());
+            }
+        }
+    }
+
+    fn snat<F: Addressing>(
+        &mut self,
+        source: IpNet,
+        eip: IpAddr,
+        owner: &Owner,
+    ) -> Result<(), Overflow> {
+        let (Some(network), Some(external)) = (F::encode(source.network()), F::encode(eip)) else {
+            return Err(mixed(owner, eip, source.network()));
+        };
+        let key = SnatKey { prefix_len: u32::from(source.prefix_len()), network };
+        let snats = &F::of(&self.image).snats;
+        let slot = match snats.get(&key) {
+            Some(pool) => pool.length as usize,
+            None => {
+                room(snats.len(), PREFIX_ENTRIES, "the SNAT map", owner)?;
+                0
+            }
+        };
+        if slot >= POOL_MEMBERS {
+            return Err(Overflow::Pool { owner: owner.object.to_string(), source_prefix: source });
+        }
+        let rule = self.rule(owner, Content::Snat { eip, source })?;
+        let pool = F::of_mut(&mut self.image).snats.entry(key).or_default();
+        pool.members[slot] = PoolMember { eip: external, rule };
+        pool.length += 1;
+        Ok(())
+    }
+
+    fn rule(&mut self, owner: &Owner, content: Content) -> Result<u32, Overflow> {
+        let identity = Identity { name: rule_name(&owner.object.name), content };
+        let id = self.ids.id_of(&identity).ok_or_else(|| Overflow::Map {
+            owner: owner.object.to_string(),
+            map: "the rule map",
+            limit: RULE_IDS as usize - 1,
+        })?;
+        self.image.rules.insert(id, rule_record(&identity));
+        Ok(id)
+    }
+}
+
+fn room(used: usize, limit: usize, map: &'static str, owner: &Owner) -> Result<(), Overflow> {
+    if used < limit {
+        return Ok(());
+    }
+    Err(Overflow::Map { owner: owner.object.to_string(), map, limit })
+}
+
+fn mixed(owner: &Owner, external: IpAddr, internal: IpAddr) -> Overflow {
+    Overflow::Family { owner: owner.object.to_string(), external, internal }
+}
+
+/// The ids of `live` that `image` no longer has.
+#[must_use]
+pub fn retired_ids(live: &MapImage, image: &MapImage) -> BTreeSet<u32> {
+    live.rules.keys().filter(|id| !image.rules.contains_key(id)).copied().collect()
+}
+
+/// How many rules of each kind an image has.
+#[must_use]
+pub fn rule_counts(image: &MapImage) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::from([("fip", 0), ("dnat", 0), ("snat", 0)]);
+    for rule in image.rules.values() {
+        *counts.entry(crate::image::kind_of(rule)).or_default() += 1;
+    }
+    counts
+}
