@@ -66,6 +66,11 @@ impl Packet {
         u16::from_be_bytes([byte(at), byte(at + 1)])
     }
 
+    /// What follows a transport header of this length.
+    pub fn payload_after(&self, header: usize) -> &[u8] {
+        self.transport.get(header..).unwrap_or_default()
+    }
+
     /// Source port of TCP and UDP.
     pub fn source_port(&self) -> u16 {
         self.word(0)

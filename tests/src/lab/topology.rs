@@ -18,9 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Result;
 
-use super::addresses::{
-    A, B, C, D, LAN, ROUTER, ROUTER_2, VPC_NET, VPC_NET_2, WAN, X, X_FAR, Y, v6,
-};
+use super::addresses::{A, B, C, D, LAN, ROUTER, ROUTER_2, VPC_NET_2, WAN, X, X_FAR, Y, v6};
 use super::cleanup;
 use super::netns::Netns;
 use super::scratch::Scratch;
@@ -34,20 +32,32 @@ pub enum External {
     Macvlan,
 }
 
+/// Who computes transport checksums. A veth accepts packets without one (`CHECKSUM_PARTIAL`), and
+/// its peer trusts them: only a device that cannot do that brings a wrong one to light.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksums {
+    /// Nobody, as veth has it by default; segmentation is put off too.
+    Deferred,
+    /// The devices of the gateway, from the partial sums that hosts send.
+    AtGateway,
+    /// The senders.
+    AtSender,
+}
+
 /// Choices for a topology.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// What `net1` is.
     pub external: External,
-    /// Whether senders leave checksums to the device, as veth does by default.
-    pub tx_checksum: bool,
+    /// Who computes transport checksums.
+    pub checksums: Checksums,
     /// First part of every namespace name.
     pub prefix: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { external: External::Veth, tx_checksum: true, prefix: "vgw" }
+        Self { external: External::Veth, checksums: Checksums::Deferred, prefix: "vgw" }
     }
 }
 
@@ -123,9 +133,7 @@ impl Topology {
         };
         topology.wire_vpc()?;
         topology.wire_outside()?;
-        if !options.tx_checksum {
-            topology.turn_off_tx_checksum()?;
-        }
+        topology.place_checksums(options.checksums)?;
         Ok(topology)
     }
 
@@ -194,10 +202,16 @@ impl Topology {
         self.y.ns.ip_batch(&address_and_default("eth0", Y, X_FAR))
     }
 
-    fn turn_off_tx_checksum(&self) -> Result<()> {
+    fn place_checksums(&self, place: Checksums) -> Result<()> {
         let ports = self.hosts().map(|host| (&host.ns, if host.v4 == X { "ext" } else { "eth0" }));
         let gateway = [(&self.gateway, "eth0"), (&self.gateway, "net1")];
-        for (ns, interface) in ports.into_iter().chain(gateway) {
+        let all = ports.iter().chain(&gateway);
+        let without_offload: Vec<_> = match place {
+            Checksums::Deferred => Vec::new(),
+            Checksums::AtGateway => gateway.to_vec(),
+            Checksums::AtSender => all.copied().collect(),
+        };
+        for (ns, interface) in without_offload {
             ns.output(Command::new("ethtool").args(["-K", interface, "tx", "off"]))?;
         }
         Ok(())
@@ -235,9 +249,4 @@ fn address_and_default(interface: &str, v4: Ipv4Addr, via: Ipv4Addr) -> Vec<Stri
     let mut lines = address(interface, v4);
     lines.extend(default_route(via));
     lines
-}
-
-/// The name of the VPC subnet of an address.
-pub fn subnet_of(v4: Ipv4Addr) -> &'static str {
-    if v4 == D { VPC_NET_2 } else { VPC_NET }
 }
