@@ -49,10 +49,19 @@ impl Toolchain {
         self.sysroot.join("lib/rustlib/src/rust/library")
     }
 
-    /// Whether the source of `core` is there, which `-Zbuild-std=core` compiles.
+    /// Whether the source of `core` is there, of this very version, which `-Zbuild-std=core` compiles.
     pub(crate) fn has_rust_src(&self) -> bool {
-        self.library().join("core/src/lib.rs").is_file()
-            && self.library().join("Cargo.lock").is_file()
+        let library = self.library();
+        let placed = std::fs::read_to_string(self.placed_release()).ok();
+        library.join("core/src/lib.rs").is_file()
+            && library.join("Cargo.lock").is_file()
+            && placed.is_none_or(|release| release == self.release)
+    }
+
+    /// The file that names the version of a library that `setup` put there itself. A toolchain that is
+    /// updated in place keeps such a library, which then no longer fits.
+    pub(crate) fn placed_release(&self) -> PathBuf {
+        self.library().join(".placed-by-vpc-gateway")
     }
 
     /// The shared LLVM library that the toolchain brings along.
@@ -114,6 +123,24 @@ mod tests {
     #[test]
     fn an_unknown_version_text_is_refused() {
         assert_eq!(Toolchain::parse("gcc 12\n", "/sysroot"), None);
+    }
+
+    #[test]
+    fn a_library_of_another_version_does_not_count() {
+        let root = std::env::temp_dir().join(format!("xtask-toolchain-{}", std::process::id()));
+        let toolchain = Toolchain::parse(VERBOSE, root.to_str().unwrap()).unwrap();
+        std::fs::create_dir_all(toolchain.library().join("core/src")).unwrap();
+        let write = |file: PathBuf, text: &str| std::fs::write(file, text).unwrap();
+        let empty = toolchain.has_rust_src();
+        write(toolchain.library().join("core/src/lib.rs"), "");
+        write(toolchain.library().join("Cargo.lock"), "");
+        let from_rustup = toolchain.has_rust_src();
+        write(toolchain.placed_release(), "1.95.0");
+        let placed = toolchain.has_rust_src();
+        write(toolchain.placed_release(), "1.94.0");
+        let stale = toolchain.has_rust_src();
+        std::fs::remove_dir_all(&root).unwrap();
+        assert_eq!([empty, from_rustup, placed, stale], [false, true, true, false]);
     }
 
     #[test]

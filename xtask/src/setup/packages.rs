@@ -83,7 +83,7 @@ pub(crate) fn install(missing: &[&Program]) -> Result<()> {
         disable_nginx(privilege);
     }
     match result {
-        Ok(()) => advise(&self::missing(), "apt has no package of them"),
+        Ok(()) => advise(&self::missing(), "apt did not bring them"),
         Err(error) => advise(&self::missing(), &format!("{error:#}")),
     }
 }
@@ -132,12 +132,16 @@ fn apt_get(privilege: Privilege) -> Command {
     command
 }
 
-/// Tests start servers of their own inside namespaces: none of this machine must come with them.
+/// Tests start servers of their own inside namespaces: none of this machine must come with them, not
+/// even at its next start.
 fn disable_nginx(privilege: Privilege) {
-    if Path::new("/run/systemd/system").exists() {
-        // Without such a unit there is nothing to disable.
+    if process::find("systemctl").is_none() {
+        return;
+    }
+    for verb in ["disable", "stop"] {
+        // Where no such unit is known, or no systemd runs, there is nothing to do.
         let mut command = privilege.command("systemctl", &[]);
-        let _ = process::read(command.args(["--quiet", "disable", "--now", "nginx"]));
+        let _ = process::read(command.args(["--quiet", verb, "nginx"]));
     }
 }
 

@@ -39,11 +39,7 @@ pub(crate) fn install(workspace: &Workspace, toolchain: &Toolchain, origin: Orig
                 )
             })
         }),
-    }?;
-    if toolchain.has_rust_src() {
-        return Ok(());
     }
-    bail!("rust-src was installed, but {} has no core/src/lib.rs", toolchain.library().display())
 }
 
 fn from_rustup(toolchain: &Toolchain) -> Result<()> {
@@ -58,10 +54,23 @@ fn from_rustup(toolchain: &Toolchain) -> Result<()> {
         bail!("{} is not a toolchain of rustup", toolchain.sysroot.display());
     };
     STEPS.say(format_args!("rust-src: installing {} with rustup ...", toolchain.release));
+    if toolchain.placed_release().exists() {
+        // A library of ours for an older compiler would be in rustup's way.
+        process::run(Command::new("rm").arg("-rf").arg(toolchain.library()))?;
+    }
     process::run_within(
         RUSTUP_LIMIT,
         Command::new("rustup").args(["component", "add", "rust-src", "--toolchain", name]),
-    )
+    )?;
+    expect_installed(toolchain)
+}
+
+/// Both origins may report success and leave no source, for example after somebody deleted it by hand.
+fn expect_installed(toolchain: &Toolchain) -> Result<()> {
+    if toolchain.has_rust_src() {
+        return Ok(());
+    }
+    bail!("it is said to be installed, but {} is not complete", toolchain.library().display())
 }
 
 fn from_debian(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
@@ -75,10 +84,13 @@ fn from_debian(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
         }
         STEPS.say(format_args!("rust-src: installing {} from Debian ...", toolchain.release));
         let library = library_in(&apt::unpack(workspace, "rust-src")?)?;
-        let result = place(&library, &toolchain.library());
-        // The copy is in place, what apt needed is not any more.
+        place(&library, &toolchain.library())?;
+        let placed = toolchain.placed_release();
+        std::fs::write(&placed, &toolchain.release)
+            .with_context(|| format!("failed to write {}", placed.display()))?;
+        // The copy is in place; what apt needed is not any more.
         let _ = std::fs::remove_dir_all(workspace.scratch("apt"));
-        return result;
+        return expect_installed(toolchain);
     }
     bail!("no suite of {} has rust-src {}", SUITES.join(", "), toolchain.release)
 }
