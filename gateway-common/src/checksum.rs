@@ -34,6 +34,13 @@ impl Difference {
         Self(self.0 + other.0)
     }
 
+    /// Whether nothing changed: every replacement was by the same value, or there was none.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_none(self) -> bool {
+        self.0 == 0 || self.0 == 0xffff || self.0 == 2 * 0xffff
+    }
+
     /// Folded to 32 bits: what the kernel's `__wsum` arguments take.
     #[inline(always)]
     #[must_use]

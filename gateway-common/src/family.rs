@@ -2,57 +2,27 @@
 
 use core::{fmt::Debug, net};
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
-
 use crate::{
     checksum::Difference,
-    packet::{Header, Packet, Truncated},
-    parse::Fragment,
+    packet::{Packet, Truncated},
+    parse::{Fragment, Parsed},
     verdict::{DropReason, Exit, PassReason},
     wire::{ethernet, ipv4, ipv6, transport},
 };
 
 /// IPv4 address: octets in network order.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-    Unaligned,
-)]
-#[repr(C)]
+// Aligned, so that BPF copies and compares it by words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C, align(4))]
 pub struct Ipv4 {
     /// Octets in network order.
     pub octets: [u8; 4],
 }
 
 /// IPv6 address: octets in network order.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-    Unaligned,
-)]
-#[repr(C)]
+// Aligned, so that BPF copies and compares it by words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C, align(4))]
 pub struct Ipv6 {
     /// Octets in network order.
     pub octets: [u8; 16],
@@ -83,18 +53,18 @@ impl From<Ipv6> for net::Ipv6Addr {
 }
 
 /// An address of one family.
-pub trait Address: Header + Copy + Debug + Default + Ord {
+pub trait Address: Copy + Debug + Default + Ord {
     /// The checksum difference of replacing this address by `new`.
-    fn difference(self, new: Self) -> Difference;
+    fn difference(&self, new: &Self) -> Difference;
 
     /// A number that spreads addresses: same address, same number.
-    fn spread(self) -> u32;
+    fn spread(&self) -> u32;
 
     /// Whether it names a group or nobody: multicast, broadcast, unspecified, loopback.
-    fn is_special(self) -> bool;
+    fn is_special(&self) -> bool;
 
     /// Whether it is only valid on one link.
-    fn is_link_local(self) -> bool;
+    fn is_link_local(&self) -> bool;
 }
 
 /// A well-mixed number from `word` (the finaliser of MurmurHash3).
@@ -109,24 +79,24 @@ fn mix(mut word: u32) -> u32 {
 
 impl Address for Ipv4 {
     #[inline(always)]
-    fn difference(self, new: Self) -> Difference {
+    fn difference(&self, new: &Self) -> Difference {
         Difference::NONE
             .replace_u32(u32::from_ne_bytes(self.octets), u32::from_ne_bytes(new.octets))
     }
 
     #[inline(always)]
-    fn spread(self) -> u32 {
+    fn spread(&self) -> u32 {
         mix(u32::from_be_bytes(self.octets))
     }
 
     #[inline(always)]
-    fn is_special(self) -> bool {
+    fn is_special(&self) -> bool {
         // 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 255.255.255.255
         matches!(self.octets[0], 0 | 127 | 224..=239) || self.octets == [255; 4]
     }
 
     #[inline(always)]
-    fn is_link_local(self) -> bool {
+    fn is_link_local(&self) -> bool {
         self.octets[0] == 169 && self.octets[1] == 254
     }
 }
@@ -134,7 +104,8 @@ impl Address for Ipv4 {
 impl Ipv6 {
     /// The address as four words, as they lie in memory.
     #[inline(always)]
-    fn words(self) -> [u32; 4] {
+    #[must_use]
+    pub fn words(&self) -> [u32; 4] {
         let octets = self.octets;
         [
             u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]),
@@ -145,9 +116,24 @@ impl Ipv6 {
     }
 }
 
+impl Ipv6 {
+    /// The address of four words as they lie in memory.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_words(words: [u32; 4]) -> Self {
+        let [a, b, c, d] = words.map(u32::to_ne_bytes);
+        Self {
+            octets: [
+                a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
+                d[2], d[3],
+            ],
+        }
+    }
+}
+
 impl Address for Ipv6 {
     #[inline(always)]
-    fn difference(self, new: Self) -> Difference {
+    fn difference(&self, new: &Self) -> Difference {
         let (old, new) = (self.words(), new.words());
         Difference::NONE
             .replace_u32(old[0], new[0])
@@ -157,13 +143,13 @@ impl Address for Ipv6 {
     }
 
     #[inline(always)]
-    fn spread(self) -> u32 {
+    fn spread(&self) -> u32 {
         let words = self.words();
         mix(mix(mix(mix(words[0]) ^ words[1]) ^ words[2]) ^ words[3])
     }
 
     #[inline(always)]
-    fn is_special(self) -> bool {
+    fn is_special(&self) -> bool {
         // ::/128 and ::1/128, ff00::/8
         let words = self.words();
         let low = u32::from_be(words[3]);
@@ -171,27 +157,10 @@ impl Address for Ipv6 {
     }
 
     #[inline(always)]
-    fn is_link_local(self) -> bool {
+    fn is_link_local(&self) -> bool {
         // fe80::/10
         self.octets[0] == 0xfe && self.octets[1] & 0xc0 == 0x80
     }
-}
-
-/// What the network header of a packet says.
-#[derive(Clone, Copy, Debug)]
-pub struct Network<A> {
-    /// Source address.
-    pub source: A,
-    /// Destination address.
-    pub destination: A,
-    /// Number of the layer-4 protocol, after all extension headers.
-    pub protocol: u8,
-    /// TTL or hop limit.
-    pub ttl: u8,
-    /// Place in a fragmented datagram.
-    pub fragment: Fragment,
-    /// Offset of the layer-4 header from the start of the frame, in bytes.
-    pub l4: usize,
 }
 
 /// An address family. [`V4`] and [`V6`] are its only members.
@@ -211,12 +180,13 @@ pub trait Family: Copy + Debug + Default + Eq + Ord + 'static {
     /// Bits of an address.
     const BITS: u32;
 
-    /// Reads the network header that follows the Ethernet header.
+    /// Reads the network header that follows the Ethernet header: addresses, protocol, TTL, place
+    /// in a fragmented datagram and offset of the layer-4 header.
     ///
     /// # Errors
     ///
     /// An [`Exit`] if the header is cut off, malformed, or not for us to route.
-    fn parse<P: Packet>(packet: &mut P) -> Result<Network<Self::Addr>, Exit>;
+    fn parse<P: Packet>(packet: &mut P, parsed: &mut Parsed<Self>) -> Result<(), Exit>;
 
     /// Writes both addresses, takes one off the TTL and keeps the header checksum right.
     ///
@@ -225,8 +195,8 @@ pub trait Family: Copy + Debug + Default + Eq + Ord + 'static {
     /// [`Truncated`] if the header is not there.
     fn rewrite<P: Packet>(
         packet: &mut P,
-        source: Self::Addr,
-        destination: Self::Addr,
+        source: &Self::Addr,
+        destination: &Self::Addr,
     ) -> Result<(), Truncated>;
 }
 
@@ -246,46 +216,43 @@ impl Family for V4 {
     const BITS: u32 = 32;
 
     #[inline(always)]
-    fn parse<P: Packet>(packet: &mut P) -> Result<Network<Ipv4>, Exit> {
+    fn parse<P: Packet>(packet: &mut P, parsed: &mut Parsed<Self>) -> Result<(), Exit> {
         let header = packet.at::<ipv4::Ipv4Header>(ethernet::BYTES)?;
         let header_bytes = usize::from(header.version_ihl & 0x0f) * 4;
         if header.version_ihl >> 4 != 4 || header_bytes < ipv4::BYTES {
             return Err(DropReason::BadHeader.into());
         }
         let field = header.fragment.get();
-        let fragment =
+        parsed.fragment =
             Fragment::from_parts(field & ipv4::FRAGMENT_OFFSET, field & ipv4::MORE_FRAGMENTS != 0);
-        Ok(Network {
-            source: header.source,
-            destination: header.destination,
-            protocol: header.protocol,
-            ttl: header.ttl,
-            fragment,
-            l4: ethernet::BYTES + header_bytes,
-        })
+        parsed.tuple.endpoints.source = Ipv4 { octets: header.source };
+        parsed.tuple.endpoints.destination = Ipv4 { octets: header.destination };
+        parsed.tuple.protocol = header.protocol;
+        parsed.ttl = header.ttl;
+        parsed.l4 = ethernet::BYTES + header_bytes;
+        Ok(())
     }
 
     #[inline(always)]
     fn rewrite<P: Packet>(
         packet: &mut P,
-        source: Ipv4,
-        destination: Ipv4,
+        source: &Ipv4,
+        destination: &Ipv4,
     ) -> Result<(), Truncated> {
         let header = packet.at::<ipv4::Ipv4Header>(ethernet::BYTES)?;
         let (old_ttl, protocol) = (header.ttl, header.protocol);
         let new_ttl = old_ttl.saturating_sub(1);
-        let difference = header
-            .source
+        let difference = Ipv4 { octets: header.source }
             .difference(source)
-            .and(header.destination.difference(destination))
+            .and(Ipv4 { octets: header.destination }.difference(destination))
             .replace_u16(
                 u16::from_ne_bytes([old_ttl, protocol]),
                 u16::from_ne_bytes([new_ttl, protocol]),
             );
         header.ttl = new_ttl;
         header.checksum = difference.apply(header.checksum);
-        header.source = source;
-        header.destination = destination;
+        header.source = source.octets;
+        header.destination = destination.octets;
         Ok(())
     }
 }
@@ -301,26 +268,24 @@ impl Family for V6 {
     const BITS: u32 = 128;
 
     #[inline(always)]
-    fn parse<P: Packet>(packet: &mut P) -> Result<Network<Ipv6>, Exit> {
+    fn parse<P: Packet>(packet: &mut P, parsed: &mut Parsed<Self>) -> Result<(), Exit> {
         let header = packet.at::<ipv6::Ipv6Header>(ethernet::BYTES)?;
         if header.version_class_flow[0] >> 4 != 6 {
             return Err(DropReason::BadHeader.into());
         }
-        let mut network = Network {
-            source: header.source,
-            destination: header.destination,
-            protocol: header.next_header,
-            ttl: header.hop_limit,
-            fragment: Fragment::Whole,
-            l4: ethernet::BYTES + ipv6::BYTES,
-        };
+        let ends = &mut parsed.tuple.endpoints;
+        ends.source = Ipv6 { octets: header.source };
+        ends.destination = Ipv6 { octets: header.destination };
+        parsed.tuple.protocol = header.next_header;
+        parsed.ttl = header.hop_limit;
+        parsed.l4 = ethernet::BYTES + ipv6::BYTES;
         // Neighbour and router discovery lives on link-local addresses and in groups.
-        if network.destination.is_link_local() || network.source.is_link_local() {
+        if ends.destination.is_link_local() || ends.source.is_link_local() {
             return Err(PassReason::LinkLocal.into());
         }
         for _ in 0..MAX_EXTENSIONS {
-            if !next_extension(packet, &mut network)? {
-                return Ok(network);
+            if !next_extension(packet, parsed)? {
+                return Ok(());
             }
         }
         Err(DropReason::TooManyExtensions.into())
@@ -329,40 +294,37 @@ impl Family for V6 {
     #[inline(always)]
     fn rewrite<P: Packet>(
         packet: &mut P,
-        source: Ipv6,
-        destination: Ipv6,
+        source: &Ipv6,
+        destination: &Ipv6,
     ) -> Result<(), Truncated> {
         let header = packet.at::<ipv6::Ipv6Header>(ethernet::BYTES)?;
         header.hop_limit = header.hop_limit.saturating_sub(1);
-        header.source = source;
-        header.destination = destination;
+        header.source = source.octets;
+        header.destination = destination.octets;
         Ok(())
     }
 }
 
 /// Steps over one extension header; `false` if there is none.
 #[inline(always)]
-fn next_extension<P: Packet>(packet: &mut P, network: &mut Network<Ipv6>) -> Result<bool, Exit> {
-    let length = match network.protocol {
+fn next_extension<P: Packet>(packet: &mut P, parsed: &mut Parsed<V6>) -> Result<bool, Exit> {
+    let counts_words = match parsed.tuple.protocol {
         ipv6::FRAGMENT => {
-            let header = packet.at::<ipv6::FragmentHeader>(network.l4)?;
+            let header = packet.at::<ipv6::FragmentHeader>(parsed.l4)?;
             let field = header.offset_more.get();
-            network.fragment = Fragment::from_parts(field >> 3, field & 1 != 0);
-            network.protocol = header.next_header;
-            network.l4 += size_of::<ipv6::FragmentHeader>();
+            parsed.fragment = Fragment::from_parts(field >> 3, field & 1 != 0);
+            parsed.tuple.protocol = header.next_header;
+            parsed.l4 += size_of::<ipv6::FragmentHeader>();
             // What follows in a later fragment is payload, whatever its bytes look like.
-            return Ok(network.fragment != Fragment::Later);
+            return Ok(parsed.fragment != Fragment::Later);
         }
-        ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::DESTINATION_OPTIONS => 8,
-        ipv6::AUTHENTICATION => 4,
+        ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::DESTINATION_OPTIONS => false,
+        ipv6::AUTHENTICATION => true,
         _ => return Ok(false),
     };
-    let header = packet.at::<ipv6::Extension>(network.l4)?;
+    let header = packet.at::<ipv6::Extension>(parsed.l4)?;
     let units = usize::from(header.length);
-    network.l4 += match length {
-        4 => (units + 2) * 4,
-        _ => (units + 1) * 8,
-    };
-    network.protocol = header.next_header;
+    parsed.l4 += if counts_words { (units + 2) * 4 } else { (units + 1) * 8 };
+    parsed.tuple.protocol = header.next_header;
     Ok(true)
 }

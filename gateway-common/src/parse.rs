@@ -75,45 +75,42 @@ impl<F: Family> Parsed<F> {
     }
 }
 
-/// Reads a frame that came in by the interface of `direction`.
+impl<F: Family> Parsed<F> {
+    /// Nothing known yet but the direction.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(direction: Direction) -> Self {
+        Self {
+            tuple: Tuple::new(Endpoints::default(), 0, direction),
+            ttl: 0,
+            tcp_flags: 0,
+            fragment: Fragment::Whole,
+            ports: PortFields::None,
+            checksum: None,
+            l4: 0,
+        }
+    }
+}
+
+/// Reads a frame into `parsed`, which says by which interface it came in.
 ///
 /// # Errors
 ///
 /// An [`Exit`] for what is not ours to translate and for what is malformed.
 #[inline(always)]
-pub fn parse<F: Family, P: Packet>(
-    packet: &mut P,
-    direction: Direction,
-) -> Result<Parsed<F>, Exit> {
+pub fn parse<F: Family, P: Packet>(packet: &mut P, parsed: &mut Parsed<F>) -> Result<(), Exit> {
     if !packet.is_for_this_host() {
         return Err(PassReason::NotForThisHost.into());
     }
-    let network = F::parse(packet)?;
-    if network.destination.is_special() || network.source.is_special() {
+    F::parse(packet, parsed)?;
+    let ends = &parsed.tuple.endpoints;
+    if ends.destination.is_special() || ends.source.is_special() {
         return Err(PassReason::Special.into());
     }
-    let mut parsed = Parsed {
-        tuple: Tuple::new(
-            Endpoints {
-                source: network.source,
-                destination: network.destination,
-                source_port: 0,
-                destination_port: 0,
-            },
-            network.protocol,
-            direction,
-        ),
-        ttl: network.ttl,
-        tcp_flags: 0,
-        fragment: network.fragment,
-        ports: PortFields::None,
-        checksum: None,
-        l4: network.l4,
-    };
-    if network.fragment != Fragment::Later {
-        parse_transport(packet, &mut parsed)?;
+    if parsed.fragment != Fragment::Later {
+        parse_transport(packet, parsed)?;
     }
-    Ok(parsed)
+    Ok(())
 }
 
 /// Reads ports or query id, and finds the checksum.

@@ -38,6 +38,15 @@ pub struct Rewrite<F: Family> {
     pub rule: u32,
 }
 
+impl<F: Family> Rewrite<F> {
+    /// The packet as it is, with no place to go yet.
+    #[inline(always)]
+    #[must_use]
+    pub fn none(parsed: &Parsed<F>) -> Self {
+        Self { endpoints: parsed.tuple.endpoints, next_hop: NextHop::default(), rule: 0 }
+    }
+}
+
 /// Takes one packet through the gateway.
 #[inline(always)]
 pub fn process<F: Family, P: Packet, T: Tables<F>>(
@@ -59,8 +68,10 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
     if config.generation == 0 {
         return Err(DropReason::NotConfigured.into());
     }
-    let parsed = parse::parse::<F, P>(packet, arrival.direction)?;
-    let rewrite = decide(packet, &parsed, tables, config, arrival)?;
+    let mut parsed = Parsed::new(arrival.direction);
+    parse::parse(packet, &mut parsed)?;
+    let mut rewrite = Rewrite::none(&parsed);
+    decide(packet, &parsed, &mut rewrite, tables, config, arrival)?;
     translate(packet, &parsed, &rewrite.endpoints)?;
     tables.count_rule(rewrite.rule, arrival.frame_bytes);
     Ok(forward::forward(&rewrite))
@@ -71,27 +82,23 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
 fn decide<F: Family, P: Packet, T: Tables<F>>(
     packet: &mut P,
     parsed: &Parsed<F>,
+    rewrite: &mut Rewrite<F>,
     tables: &mut T,
     config: &Config,
     arrival: &Arrival,
-) -> Result<Rewrite<F>, Exit> {
-    if parsed.is_trackable() {
-        if let Some(rewrite) = session::lookup(parsed, tables, config, arrival)? {
-            forward::check(packet, parsed, &rewrite, config, arrival.direction)?;
-            return Ok(rewrite);
-        }
+) -> Result<(), Exit> {
+    if parsed.is_trackable() && session::lookup(parsed, rewrite, tables, config, arrival)? {
+        return forward::check(packet, parsed, rewrite, config, arrival.direction);
     }
-    let (action, next_hop) = classify::classify(parsed, tables, config, arrival)?;
-    let (endpoints, rule) = match &action {
-        Action::Float { translated, rule } => (*translated, *rule),
-        Action::Open(opening) => (opening.translated, opening.rule),
-        Action::Untranslated => (parsed.tuple.endpoints, 0),
-    };
-    let rewrite = Rewrite { endpoints, next_hop, rule };
-    forward::check(packet, parsed, &rewrite, config, arrival.direction)?;
+    let action = classify::classify(parsed, rewrite, tables, config, arrival)?;
+    forward::check(packet, parsed, rewrite, config, arrival.direction)?;
     match action {
-        Action::Float { .. } | Action::Untranslated => Ok(rewrite),
-        Action::Open(_) if !parsed.is_trackable() => Err(parse::untrackable_reason(parsed).into()),
-        Action::Open(opening) => session::open(parsed, &opening, next_hop, tables, config, arrival),
+        Action::Stateless => Ok(()),
+        Action::Open { .. } if !parsed.is_trackable() => {
+            Err(parse::untrackable_reason(parsed).into())
+        }
+        Action::Open { source, flags } => {
+            session::open(parsed, source, flags, rewrite, tables, config, arrival)
+        }
     }
 }

@@ -200,9 +200,7 @@ pub struct FipKey<F: Family> {
     /// The EIP for [`Direction::Inbound`], the inside address for [`Direction::Outbound`].
     pub address: F::Addr,
     /// A [`Direction`].
-    pub direction: u8,
-    /// Zero.
-    pub zero: [u8; 3],
+    pub direction: u32,
 }
 
 impl<F: Family> FipKey<F> {
@@ -210,7 +208,7 @@ impl<F: Family> FipKey<F> {
     #[inline(always)]
     #[must_use]
     pub fn new(address: F::Addr, direction: Direction) -> Self {
-        Self { address, direction: direction as u8, zero: [0; 3] }
+        Self { address, direction: direction as u32 }
     }
 }
 
@@ -288,8 +286,9 @@ impl<F: Family> Pool<F> {
     /// A source always gets the same one (paired pooling, RFC 4787 REQ-2, RFC 6888 REQ-2).
     #[inline(always)]
     #[must_use]
-    pub fn member(&self, source: F::Addr, turn: u32) -> Option<PoolMember<F>> {
-        let length = self.length.min(POOL_MEMBERS as u32);
+    pub fn member(&self, source: &F::Addr, turn: u32) -> Option<PoolMember<F>> {
+        // Not clamped to POOL_MEMBERS: the bounds check of `get` must be there for the verifier.
+        let length = self.length;
         if turn >= length {
             return None;
         }
@@ -383,8 +382,8 @@ records! {
     Tuple<V6> = 36 1 1 2;
     Session<V4> = 8 8 4 4 12 4 4 2 1 1;
     Session<V6> = 8 8 4 4 36 16 4 2 1 1 4;
-    FipKey<V4> = 4 1 3;
-    FipKey<V6> = 16 1 3;
+    FipKey<V4> = 4 4;
+    FipKey<V6> = 16 4;
     Fip<V4> = 4 4;
     Fip<V6> = 16 4;
     DnatKey<V4> = 4 2 1 1;
@@ -443,8 +442,8 @@ mod tests {
         }
         for last in 0..=255 {
             let source = ipv4(10, 0, 1, last);
-            let rules = [0, 1, 2].map(|turn| pool.member(source, turn).expect("in range").rule);
-            assert_eq!(pool.member(source, 3), None);
+            let rules = [0, 1, 2].map(|turn| pool.member(&source, turn).expect("in range").rule);
+            assert_eq!(pool.member(&source, 3), None);
             let mut sorted = rules;
             sorted.sort_unstable();
             assert_eq!(sorted, [0, 1, 2]);
@@ -461,13 +460,13 @@ mod tests {
             }),
         };
         let first = (0..=255_u8)
-            .filter(|&last| pool.member(ipv4(10, 0, 1, last), 0).expect("in range").rule == 0)
+            .filter(|&last| pool.member(&ipv4(10, 0, 1, last), 0).expect("in range").rule == 0)
             .count();
         assert!((96..=160).contains(&first), "{first} of 256 sources use the first EIP");
     }
 
     #[test]
     fn an_empty_pool_has_no_member() {
-        assert_eq!(Pool::<V4>::default().member(ipv4(10, 0, 0, 1), 0), None);
+        assert_eq!(Pool::<V4>::default().member(&ipv4(10, 0, 0, 1), 0), None);
     }
 }

@@ -1,15 +1,15 @@
 //! Sessions: looked up, refreshed, opened.
 
 use crate::{
-    classify::{Opening, Source},
+    classify::{self, Source},
     family::Family,
     mapping::{self, PortRange, TRIES},
     parse::Parsed,
     pipeline::{Arrival, Rewrite},
-    records::{Config, ORIGINAL, POOL_MEMBERS, Session, Ticks},
-    tables::{ClaimError, Route, RouteQuery, Tables},
-    tuple::Tuple,
-    verdict::{DropReason, Exit, NextHop, SESSIONS_OPENED},
+    records::{Config, HAIRPIN, ORIGINAL, POOL_MEMBERS, Session, Ticks},
+    tables::{ClaimError, Route, Tables},
+    tuple::{Direction, Tuple},
+    verdict::{DropReason, Exit, SESSIONS_OPENED},
     wire::transport::{ACK, FIN, RST, SYN},
 };
 
@@ -18,9 +18,9 @@ use crate::{
 /// So a change of routes is followed even if nobody raises [`Config::routing`].
 const ROUTE_EPOCH_SHIFT: u32 = 11;
 
-/// Finds the session of a packet and counts the packet in.
+/// Finds the session of a packet, counts the packet in and fills `rewrite`.
 ///
-/// `None` if there is no session.
+/// `false` if there is no session.
 ///
 /// # Errors
 ///
@@ -28,30 +28,30 @@ const ROUTE_EPOCH_SHIFT: u32 = 11;
 #[inline(always)]
 pub fn lookup<F: Family, T: Tables<F>>(
     parsed: &Parsed<F>,
+    rewrite: &mut Rewrite<F>,
     tables: &mut T,
     config: &Config,
     arrival: &Arrival,
-) -> Result<Option<Rewrite<F>>, Exit> {
+) -> Result<bool, Exit> {
     let Some(session) = tables.session(&parsed.tuple) else {
-        return Ok(None);
+        return Ok(false);
     };
     let routed = session.routing == config.routing
         && session.egress != 0
         && (session.last_seen ^ arrival.now) >> ROUTE_EPOCH_SHIFT == 0;
     let closing = session.seen & (FIN | RST) != 0;
     touch(session, parsed.tcp_flags, arrival);
-    let rewrite = Rewrite {
-        endpoints: session.translated,
-        next_hop: NextHop { ifindex: session.egress, address: session.next_hop },
-        rule: session.rule,
-    };
+    rewrite.endpoints = session.translated;
+    rewrite.next_hop.address = session.next_hop;
+    rewrite.next_hop.ifindex = session.egress;
+    rewrite.rule = session.rule;
     if closing && parsed.tcp_flags & (SYN | ACK) == SYN {
         reopen(&parsed.tuple, tables);
     }
-    if routed {
-        return Ok(Some(rewrite));
+    if !routed {
+        reroute(parsed, rewrite, tables, config, arrival)?;
     }
-    reroute(parsed, tables, config, arrival, rewrite).map(Some)
+    Ok(true)
 }
 
 /// Counts a packet in. Writes nothing but the counters while nothing else changes.
@@ -87,30 +87,23 @@ fn reopen<F: Family, T: Tables<F>>(key: &Tuple<F>, tables: &mut T) {
 #[inline(always)]
 fn reroute<F: Family, T: Tables<F>>(
     parsed: &Parsed<F>,
+    rewrite: &mut Rewrite<F>,
     tables: &mut T,
     config: &Config,
     arrival: &Arrival,
-    mut rewrite: Rewrite<F>,
-) -> Result<Rewrite<F>, Exit> {
-    let query = RouteQuery {
-        ifindex: arrival.ifindex,
-        source: parsed.tuple.endpoints.source,
-        destination: rewrite.endpoints.destination,
-        protocol: parsed.tuple.protocol,
-    };
-    let Route::Forward(next_hop) = tables.route(&query) else {
+) -> Result<(), Exit> {
+    if classify::route(parsed, rewrite, tables, arrival) != Route::Forward {
         return Err(DropReason::NoRoute.into());
-    };
-    rewrite.next_hop = next_hop;
+    }
     if let Some(session) = tables.session(&parsed.tuple) {
-        session.next_hop = next_hop.address;
-        session.egress = next_hop.ifindex;
+        session.next_hop = rewrite.next_hop.address;
+        session.egress = rewrite.next_hop.ifindex;
         session.routing = config.routing;
     }
-    Ok(rewrite)
+    Ok(())
 }
 
-/// Opens the session that `opening` describes, for the packet that asks for it.
+/// Opens a session for the packet that asks for it, and completes `rewrite`.
 ///
 /// The reply's entry comes first: its key holds the external port, and inserting it is what makes
 /// the port ours (RFC 6888 REQ-11: nothing that is there gives way).
@@ -121,42 +114,54 @@ fn reroute<F: Family, T: Tables<F>>(
 #[inline(always)]
 pub fn open<F: Family, T: Tables<F>>(
     parsed: &Parsed<F>,
-    opening: &Opening<F>,
-    next_hop: NextHop<F>,
+    source: Source,
+    flags: u8,
+    rewrite: &mut Rewrite<F>,
     tables: &mut T,
     config: &Config,
     arrival: &Arrival,
-) -> Result<Rewrite<F>, Exit> {
-    let key = parsed.tuple;
-    let mut original = Session {
-        packets: 1,
-        bytes: u64::from(arrival.frame_bytes),
+) -> Result<(), Exit> {
+    let key = &parsed.tuple;
+    // One record, used twice: first for the reply, whose content does not depend on the port.
+    let mut record = Session {
+        packets: 0,
+        bytes: 0,
         last_seen: arrival.now,
-        rule: opening.rule,
-        translated: opening.translated,
-        next_hop: next_hop.address,
-        egress: next_hop.ifindex,
+        rule: rewrite.rule,
+        translated: key.endpoints.reversed(),
+        next_hop: F::Addr::default(),
+        // The route back is looked up by the first packet that needs it.
+        egress: 0,
         routing: config.routing,
-        seen: parsed.tcp_flags & (FIN | SYN | RST | ACK),
-        flags: ORIGINAL | opening.flags,
+        seen: 0,
+        flags,
         padding: F::Padding::default(),
     };
-    claim_source(&key, &mut original, opening.source, tables, config)?;
-    match tables.claim(&key, &original) {
-        Ok(()) => {
-            tables.count_event(SESSIONS_OPENED);
-            Ok(Rewrite { endpoints: original.translated, next_hop, rule: original.rule })
-        }
-        Err(error) => {
-            tables.release(&original.opposite(&key));
-            match error {
-                // Another CPU opened the same flow meanwhile: its session is the one.
-                ClaimError::Occupied => {
-                    lookup(parsed, tables, config, arrival)?.ok_or(DropReason::TupleTaken.into())
-                }
-                ClaimError::Full => Err(DropReason::SessionsFull.into()),
-            }
-        }
+    let turns_back = key.direction == Direction::Outbound as u8 && flags & HAIRPIN == 0;
+    let reply_direction = if turns_back { Direction::Inbound } else { Direction::Outbound };
+    let mut reply_key = Tuple::new(rewrite.endpoints.reversed(), key.protocol, reply_direction);
+    claim_source(key, &mut reply_key, &mut record, source, tables, config)?;
+    rewrite.endpoints.source = reply_key.endpoints.destination;
+    rewrite.endpoints.source_port = reply_key.endpoints.destination_port;
+    rewrite.rule = record.rule;
+
+    record.packets = 1;
+    record.bytes = u64::from(arrival.frame_bytes);
+    record.translated = rewrite.endpoints;
+    record.next_hop = rewrite.next_hop.address;
+    record.egress = rewrite.next_hop.ifindex;
+    record.seen = parsed.tcp_flags & (FIN | SYN | RST | ACK);
+    record.flags = flags | ORIGINAL;
+    let Err(error) = tables.claim(key, &record) else {
+        tables.count_event(SESSIONS_OPENED);
+        return Ok(());
+    };
+    tables.release(&reply_key);
+    match error {
+        // Another CPU opened the same flow meanwhile: its session is the one.
+        ClaimError::Occupied if lookup(parsed, rewrite, tables, config, arrival)? => Ok(()),
+        ClaimError::Occupied => Err(DropReason::TupleTaken.into()),
+        ClaimError::Full => Err(DropReason::SessionsFull.into()),
     }
 }
 
@@ -164,84 +169,61 @@ pub fn open<F: Family, T: Tables<F>>(
 #[inline(always)]
 fn claim_source<F: Family, T: Tables<F>>(
     key: &Tuple<F>,
-    original: &mut Session<F>,
+    reply_key: &mut Tuple<F>,
+    reply: &mut Session<F>,
     source: Source,
     tables: &mut T,
     config: &Config,
 ) -> Result<(), Exit> {
-    let has_id = key.endpoints.source_port != 0 || mapping::has_port_classes(key.protocol);
-    match source {
-        Source::Kept => claim_reply(key, original, tables).map_err(refusal),
-        Source::FreePort if has_id => claim_port(key, original, tables, config),
-        Source::FreePort => claim_reply(key, original, tables).map_err(refusal),
-        Source::Pool => {
-            let mut outcome = Err(Exit::from(DropReason::NoRule));
-            for turn in 0..POOL_MEMBERS as u32 {
-                let Some(member) = tables.snat(key.endpoints.source, turn) else {
-                    break;
-                };
-                original.translated.source = member.eip;
-                original.rule = member.rule;
-                outcome = if has_id {
-                    claim_port(key, original, tables, config)
-                } else {
-                    claim_reply(key, original, tables).map_err(refusal)
-                };
-                if outcome != Err(DropReason::PortsExhausted.into())
-                    && outcome != Err(DropReason::TupleTaken.into())
-                {
-                    break;
-                }
-            }
-            outcome
+    if source == Source::Kept {
+        return tables.claim(reply_key, reply).map_err(refusal);
+    }
+    let mut outcome = Err(Exit::from(DropReason::NoRule));
+    for turn in 0..POOL_MEMBERS as u32 {
+        if source == Source::Pool {
+            let Some(member) = tables.snat(&key.endpoints.source, turn) else {
+                break;
+            };
+            reply_key.endpoints.destination = member.eip;
+            reply.rule = member.rule;
+        }
+        outcome = claim_port(key.endpoints.source_port, reply_key, reply, tables, config);
+        let taken = outcome == Err(DropReason::PortsExhausted.into());
+        if source != Source::Pool || !taken {
+            break;
         }
     }
+    outcome
 }
 
 /// Walks the ports of the session's class until one is free.
-#[inline(never)]
+///
+/// A protocol without ports has one try: its only tuple.
+#[inline(always)]
 fn claim_port<F: Family, T: Tables<F>>(
-    key: &Tuple<F>,
-    original: &mut Session<F>,
+    source_port: u16,
+    reply_key: &mut Tuple<F>,
+    reply: &Session<F>,
     tables: &mut T,
     config: &Config,
 ) -> Result<(), Exit> {
-    let range = PortRange::for_source(
-        mapping::has_port_classes(key.protocol),
-        key.endpoints.source_port,
-        config,
-    );
-    let seed = tables.random();
-    for attempt in 0..TRIES {
-        original.translated.source_port = range.candidate(seed, attempt);
-        match claim_reply(key, original, tables) {
+    let classes = mapping::has_port_classes(reply_key.protocol);
+    let walks = classes || reply_key.protocol == F::ICMP;
+    let range = PortRange::for_source(classes, source_port, config);
+    let mut seed = tables.random();
+    for _ in 0..TRIES {
+        if walks {
+            reply_key.endpoints.destination_port = range.candidate(seed);
+            seed = mapping::next_seed(seed);
+        }
+        match tables.claim(reply_key, reply) {
             Ok(()) => return Ok(()),
-            Err(ClaimError::Occupied) => {}
+            Err(ClaimError::Occupied) if walks => {}
+            Err(ClaimError::Occupied) => break,
             Err(ClaimError::Full) => return Err(DropReason::SessionsFull.into()),
         }
     }
     Err(DropReason::PortsExhausted.into())
-}
-
-/// Inserts the entry that replies to `original` will find.
-#[inline(always)]
-fn claim_reply<F: Family, T: Tables<F>>(
-    key: &Tuple<F>,
-    original: &Session<F>,
-    tables: &mut T,
-) -> Result<(), ClaimError> {
-    let reply = Session {
-        packets: 0,
-        bytes: 0,
-        translated: key.endpoints.reversed(),
-        next_hop: F::Addr::default(),
-        // The route back is looked up by the first packet that needs it.
-        egress: 0,
-        seen: 0,
-        flags: original.flags & !ORIGINAL,
-        ..*original
-    };
-    tables.claim(&original.opposite(key), &reply)
 }
 
 /// A tuple that must be used as it is, and cannot.

@@ -16,26 +16,22 @@ pub enum ClaimError {
     Full,
 }
 
-/// Where the kernel would route a packet.
+/// What the kernel would do with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route<F: Family> {
-    /// To this neighbour.
-    Forward(NextHop<F>),
-    /// To the gateway itself, or it knows no route: either way the kernel forwards it nowhere.
+pub enum Route {
+    /// Send it to the next hop.
+    Forward,
+    /// Take it for itself, or find no route: either way it forwards it nowhere.
     Local,
     /// Blackhole, unreachable, prohibited or not supported.
     Refused,
 }
 
-/// A question to the routing table.
+/// A question to the routing table, beside the addresses.
 #[derive(Clone, Copy, Debug)]
-pub struct RouteQuery<F: Family> {
+pub struct RouteQuery {
     /// Interface that the packet came in by.
     pub ifindex: u32,
-    /// Source address before translation, as policy rules see it.
-    pub source: F::Addr,
-    /// Destination address after translation.
-    pub destination: F::Addr,
     /// Number of the layer-4 protocol.
     pub protocol: u8,
 }
@@ -56,16 +52,23 @@ pub trait Tables<F: Family> {
     fn release(&mut self, key: &Tuple<F>);
 
     /// The FIP rule of `key`.
-    fn fip(&mut self, key: &FipKey<F>) -> Option<Fip<F>>;
+    fn fip(&mut self, key: &FipKey<F>) -> Option<&Fip<F>>;
 
     /// The DNAT rule of `key`.
-    fn dnat(&mut self, key: &DnatKey<F>) -> Option<Dnat<F>>;
+    fn dnat(&mut self, key: &DnatKey<F>) -> Option<&Dnat<F>>;
 
     /// The EIP that `source` uses at its `turn`-th choice, by the longest prefix that covers it.
-    fn snat(&mut self, source: F::Addr, turn: u32) -> Option<PoolMember<F>>;
+    fn snat(&mut self, source: &F::Addr, turn: u32) -> Option<PoolMember<F>>;
 
-    /// Asks the kernel for a route.
-    fn route(&mut self, query: &RouteQuery<F>) -> Route<F>;
+    /// Asks the kernel for the route of a packet with `source` (before translation, as policy rules
+    /// see it) to `destination` (after translation), and puts the answer into `next_hop`.
+    fn route(
+        &mut self,
+        query: &RouteQuery,
+        source: &F::Addr,
+        destination: &F::Addr,
+        next_hop: &mut NextHop<F>,
+    ) -> Route;
 
     /// A random number.
     fn random(&mut self) -> u32;

@@ -24,8 +24,8 @@ pub fn translate<F: Family, P: Packet>(
     parsed: &Parsed<F>,
     new: &Endpoints<F>,
 ) -> Result<(), Exit> {
-    let old = parsed.tuple.endpoints;
-    F::rewrite(packet, new.source, new.destination)?;
+    let old = &parsed.tuple.endpoints;
+    F::rewrite(packet, &new.source, &new.destination)?;
     match parsed.ports {
         PortFields::Both => {
             let ports = packet.at::<Ports>(parsed.l4)?;
@@ -42,8 +42,8 @@ pub fn translate<F: Family, P: Packet>(
         let delta = ChecksumDelta {
             addresses: old
                 .source
-                .difference(new.source)
-                .and(old.destination.difference(new.destination)),
+                .difference(&new.source)
+                .and(old.destination.difference(&new.destination)),
             ports: port_difference(old.source_port, new.source_port)
                 .and(port_difference(old.destination_port, new.destination_port)),
         };

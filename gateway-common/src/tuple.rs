@@ -17,7 +17,7 @@ pub enum Direction {
 
 /// Both ends of a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct Endpoints<F: Family> {
     /// Source address.
     pub source: F::Addr,

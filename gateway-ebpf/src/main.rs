@@ -1,8 +1,126 @@
-//! The kernel shell.
+//! The kernel shell of vpc-gateway: bytes, maps and return codes around `gateway-common`.
+//!
+//! | program | hook |
+//! |---|---|
+//! | `tc_internal` | ingress of the interface towards the VPC |
+//! | `tc_external` | ingress of the interface towards the outside |
+//! | `sweep_v4`, `sweep_v6` | run by the daemon: end sessions that are idle or whose rule is gone |
 #![no_std]
 #![no_main]
+
+mod action;
+mod maps;
+mod packet;
+mod sweep;
+
+use aya_ebpf::{
+    bindings::TC_ACT_OK, helpers::generated::bpf_ktime_get_coarse_ns, macros::classifier,
+    programs::TcContext,
+};
+use gateway_common::{
+    family::{Family, V4, V6},
+    parse::{self, Parsed},
+    pipeline::{self, Arrival},
+    records::{Config, ticks_from_ns},
+    tuple::Direction,
+    verdict::{DropReason, Exit, PassReason, Verdict},
+};
+
+use crate::{
+    maps::{KernelTables, Maps},
+    packet::SkbPacket,
+};
+
+/// From the VPC.
+#[classifier]
+pub fn tc_internal(ctx: TcContext) -> i32 {
+    ingress(&ctx, Direction::Outbound)
+}
+
+/// From outside.
+#[classifier]
+pub fn tc_external(ctx: TcContext) -> i32 {
+    ingress(&ctx, Direction::Inbound)
+}
+
+/// Ends sessions over IPv4. Returns how many.
+#[classifier]
+pub fn sweep_v4(_ctx: TcContext) -> i32 {
+    sweep::sweep::<V4>()
+}
+
+/// Ends sessions over IPv6. Returns how many.
+#[classifier]
+pub fn sweep_v6(_ctx: TcContext) -> i32 {
+    sweep::sweep::<V6>()
+}
+
+/// Sends a frame through the data path of its family.
+#[inline(always)]
+fn ingress(ctx: &TcContext, direction: Direction) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the kernel hands every classifier a valid context.
+    let (protocol, tagged) = unsafe { (u16::from_be((*skb).protocol as u16), (*skb).vlan_present) };
+    match protocol {
+        V4::ETHER_TYPE if tagged == 0 => datapath_v4(skb, direction),
+        V6::ETHER_TYPE if tagged == 0 => datapath_v6(skb, direction),
+        _ => {
+            maps::count(PassReason::NotIp.counter(), packet::frame_bytes(skb));
+            TC_ACT_OK as i32
+        }
+    }
+}
+
+// Two functions, so that each family has a stack frame of its own.
+#[inline(never)]
+fn datapath_v4(skb: *mut aya_ebpf::bindings::__sk_buff, direction: Direction) -> i32 {
+    datapath::<V4>(skb, direction)
+}
+
+#[inline(never)]
+fn datapath_v6(skb: *mut aya_ebpf::bindings::__sk_buff, direction: Direction) -> i32 {
+    let mut packet = SkbPacket::new(skb);
+    let mut parsed = Parsed::<V6>::new(direction);
+    let verdict = match parse::parse(&mut packet, &mut parsed) {
+        Err(Exit::Pass(reason)) => Verdict::<V6>::Pass(reason),
+        // Nothing of IPv6 leaves untranslated while nothing of it is translated.
+        Err(Exit::Drop(_)) | Ok(()) => Verdict::Drop(DropReason::NotConfigured),
+    };
+    action::apply(verdict, packet::frame_bytes(skb))
+}
+
+#[inline(always)]
+fn datapath<F: Maps>(skb: *mut aya_ebpf::bindings::__sk_buff, direction: Direction) -> i32 {
+    let mut packet = SkbPacket::new(skb);
+    let arrival = Arrival {
+        // SAFETY: a helper without arguments. Kernel 5.11 has it.
+        now: ticks_from_ns(unsafe { bpf_ktime_get_coarse_ns() }),
+        ifindex: packet.ifindex(),
+        direction,
+        frame_bytes: packet::frame_bytes(skb),
+    };
+    let verdict = match maps::config() {
+        Some(config) => translate::<F>(&mut packet, config, &arrival),
+        None => Verdict::Drop(DropReason::NotConfigured),
+    };
+    action::apply(verdict, arrival.frame_bytes)
+}
+
+#[inline(always)]
+fn translate<F: Maps>(packet: &mut SkbPacket, config: &Config, arrival: &Arrival) -> Verdict<F> {
+    let mut tables = KernelTables::new(packet.context());
+    pipeline::process(packet, &mut tables, config, arrival)
+}
+
+/// What the kernel asks of programs that call its GPL-only helpers.
+// SAFETY: the section holds nothing but this string, where loaders look for it.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Never reached: the verifier refuses a program in which it could be.
     loop {}
 }

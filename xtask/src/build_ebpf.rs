@@ -83,6 +83,8 @@ fn rustflags(tools: &Toolset) -> OsString {
         format!("--cfg=bpf_target_arch=\"{arch}\"").into(),
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),
+        // 32-bit arithmetic and compares: every kernel from 5.1 on has them.
+        "-Ctarget-cpu=v3".into(),
         linker,
     ];
     flags.join(&OsString::from("\x1f"))

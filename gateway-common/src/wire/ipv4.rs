@@ -2,8 +2,6 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, network_endian::U16};
 
-use crate::family::Ipv4;
-
 /// IPv4 header without options.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -25,9 +23,9 @@ pub struct Ipv4Header {
     /// Header checksum, as it lies in memory.
     pub checksum: [u8; 2],
     /// Source address.
-    pub source: Ipv4,
+    pub source: [u8; 4],
     /// Destination address.
-    pub destination: Ipv4,
+    pub destination: [u8; 4],
 }
 
 /// Size of the header without options, in bytes.

@@ -2,8 +2,6 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, network_endian::U16};
 
-use crate::family::Ipv6;
-
 /// IPv6 fixed header.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -17,9 +15,9 @@ pub struct Ipv6Header {
     /// Hop limit.
     pub hop_limit: u8,
     /// Source address.
-    pub source: Ipv6,
+    pub source: [u8; 16],
     /// Destination address.
-    pub destination: Ipv6,
+    pub destination: [u8; 16],
 }
 
 /// Size of the fixed header in bytes.

@@ -1,0 +1,36 @@
+//! Verdicts as return codes.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_SHOT},
+    helpers::generated::bpf_redirect_neigh,
+};
+use gateway_common::verdict::{DropReason, Verdict};
+
+use crate::maps::{self, Maps};
+
+/// `TC_ACT_REDIRECT`: what `bpf_redirect_neigh` returns when it will send the packet.
+const REDIRECT: i64 = 7;
+
+/// Carries `verdict` out and counts it.
+#[inline(always)]
+pub(crate) fn apply<F: Maps>(verdict: Verdict<F>, frame_bytes: u32) -> i32 {
+    let reason = match verdict {
+        Verdict::Forward(next_hop) => {
+            let mut neighbor = F::neighbor(next_hop.address);
+            let size = size_of_val(&neighbor) as i32;
+            // SAFETY: the helper reads `size` bytes of a local.
+            let code = unsafe { bpf_redirect_neigh(next_hop.ifindex, &mut neighbor, size, 0) };
+            if code == REDIRECT {
+                return REDIRECT as i32;
+            }
+            DropReason::HelperFailed
+        }
+        Verdict::Pass(reason) => {
+            maps::count(reason.counter(), frame_bytes);
+            return TC_ACT_OK as i32;
+        }
+        Verdict::Drop(reason) => reason,
+    };
+    maps::count(reason.counter(), frame_bytes);
+    TC_ACT_SHOT as i32
+}

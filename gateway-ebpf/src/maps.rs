@@ -1,0 +1,266 @@
+//! The maps, and [`Tables`] over them and the kernel's routing table.
+
+use core::{ffi::c_void, marker::PhantomData};
+
+use aya_ebpf::{
+    bindings::{
+        BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibParameters, bpf_redir_neigh,
+        bpf_redir_neigh__bindgen_ty_1,
+    },
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32},
+    macros::btf_map,
+};
+use gateway_common::{
+    family::{Family, Ipv4, Ipv6, V4, V6},
+    records::{Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, Rule, Session},
+    tables::{ClaimError, Route, RouteQuery, Tables},
+    tuple::Tuple,
+    verdict::{COUNTERS as COUNTER_SLOTS, NextHop},
+};
+
+/// Default size of the session maps: two entries for each of a million flows.
+const SESSION_ENTRIES: usize = 2 << 20;
+
+/// Most rules of one kind, and most rule ids.
+const RULE_ENTRIES: usize = 1 << 17;
+
+/// Most SNAT source prefixes.
+const PREFIX_ENTRIES: usize = 1 << 14;
+
+/// Memory is taken when an entry is made, so an idle gateway costs little.
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+
+type Sessions<F> = HashMap<Tuple<F>, Session<F>, SESSION_ENTRIES, ON_DEMAND>;
+type Fips<F> = HashMap<FipKey<F>, Fip<F>, RULE_ENTRIES, ON_DEMAND>;
+type Dnats<F> = HashMap<DnatKey<F>, Dnat<F>, RULE_ENTRIES, ON_DEMAND>;
+type Snats<F> = LpmTrie<<F as Family>::Addr, Pool<F>, PREFIX_ENTRIES>;
+
+#[btf_map]
+static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+static SESSIONS_V4: Sessions<V4> = HashMap::new();
+#[btf_map]
+static SESSIONS_V6: Sessions<V6> = HashMap::new();
+#[btf_map]
+static FIPS_V4: Fips<V4> = HashMap::new();
+#[btf_map]
+static FIPS_V6: Fips<V6> = HashMap::new();
+#[btf_map]
+static DNATS_V4: Dnats<V4> = HashMap::new();
+#[btf_map]
+static DNATS_V6: Dnats<V6> = HashMap::new();
+#[btf_map]
+static SNATS_V4: Snats<V4> = LpmTrie::new();
+#[btf_map]
+static SNATS_V6: Snats<V6> = LpmTrie::new();
+#[btf_map]
+static RULES: HashMap<u32, Rule, RULE_ENTRIES, ON_DEMAND> = HashMap::new();
+#[btf_map]
+static RULE_COUNTERS: PerCpuArray<Counter, RULE_ENTRIES> = PerCpuArray::new();
+#[btf_map]
+static COUNTERS: PerCpuArray<Counter, { COUNTER_SLOTS as usize }> = PerCpuArray::new();
+
+/// The configuration.
+#[inline(always)]
+pub(crate) fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+/// Adds one packet to counter `index`.
+#[inline(always)]
+pub(crate) fn count(index: u32, bytes: u32) {
+    add(COUNTERS.get_ptr_mut(index), bytes);
+}
+
+/// Whether a rule of this id is active.
+#[inline(always)]
+pub(crate) fn rule_exists(rule: u32) -> bool {
+    RULES.get_ptr(rule).is_some()
+}
+
+#[inline(always)]
+fn add(counter: Option<*mut Counter>, bytes: u32) {
+    if let Some(counter) = counter {
+        // SAFETY: the slot belongs to this CPU, and no other program interrupts this one on it.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += u64::from(bytes);
+        }
+    }
+}
+
+/// A family's maps, and its addresses in the kernel's structures.
+pub(crate) trait Maps: Family {
+    const SESSIONS: &'static Sessions<Self>;
+    const FIPS: &'static Fips<Self>;
+    const DNATS: &'static Dnats<Self>;
+    const SNATS: &'static Snats<Self>;
+    /// `AF_INET` or `AF_INET6`.
+    const AF: u8;
+
+    /// Puts the question into `parameters`.
+    fn ask(parameters: &mut FibParameters, source: &Self::Addr, destination: &Self::Addr);
+
+    /// Takes the next hop out of the answer.
+    fn answer(parameters: &FibParameters) -> Self::Addr;
+
+    /// The next hop as `bpf_redirect_neigh` takes it.
+    fn neighbor(address: Self::Addr) -> bpf_redir_neigh;
+}
+
+impl Maps for V4 {
+    const SESSIONS: &'static Sessions<V4> = &SESSIONS_V4;
+    const FIPS: &'static Fips<V4> = &FIPS_V4;
+    const DNATS: &'static Dnats<V4> = &DNATS_V4;
+    const SNATS: &'static Snats<V4> = &SNATS_V4;
+    const AF: u8 = 2;
+
+    #[inline(always)]
+    fn ask(parameters: &mut FibParameters, source: &Ipv4, destination: &Ipv4) {
+        parameters.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source.octets);
+        parameters.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination.octets);
+    }
+
+    #[inline(always)]
+    fn answer(parameters: &FibParameters) -> Ipv4 {
+        // SAFETY: every bit pattern is a value of either member.
+        Ipv4 { octets: unsafe { parameters.__bindgen_anon_4.ipv4_dst }.to_ne_bytes() }
+    }
+
+    #[inline(always)]
+    fn neighbor(address: Ipv4) -> bpf_redir_neigh {
+        let mut nexthop = bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] };
+        nexthop.ipv4_nh = u32::from_ne_bytes(address.octets);
+        bpf_redir_neigh { nh_family: u32::from(Self::AF), __bindgen_anon_1: nexthop }
+    }
+}
+
+impl Maps for V6 {
+    const SESSIONS: &'static Sessions<V6> = &SESSIONS_V6;
+    const FIPS: &'static Fips<V6> = &FIPS_V6;
+    const DNATS: &'static Dnats<V6> = &DNATS_V6;
+    const SNATS: &'static Snats<V6> = &SNATS_V6;
+    const AF: u8 = 10;
+
+    #[inline(always)]
+    fn ask(parameters: &mut FibParameters, source: &Ipv6, destination: &Ipv6) {
+        parameters.__bindgen_anon_3.ipv6_src = source.words();
+        parameters.__bindgen_anon_4.ipv6_dst = destination.words();
+    }
+
+    #[inline(always)]
+    fn answer(parameters: &FibParameters) -> Ipv6 {
+        // SAFETY: every bit pattern is a value of either member.
+        Ipv6::from_words(unsafe { parameters.__bindgen_anon_4.ipv6_dst })
+    }
+
+    #[inline(always)]
+    fn neighbor(address: Ipv6) -> bpf_redir_neigh {
+        let nexthop = bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: address.words() };
+        bpf_redir_neigh { nh_family: u32::from(Self::AF), __bindgen_anon_1: nexthop }
+    }
+}
+
+/// The maps of family `F`, for one packet.
+pub(crate) struct KernelTables<F> {
+    context: *mut c_void,
+    family: PhantomData<F>,
+}
+
+impl<F: Maps> KernelTables<F> {
+    /// The maps, for the packet of `context`.
+    #[inline(always)]
+    pub(crate) fn new(context: *mut c_void) -> Self {
+        Self { context, family: PhantomData }
+    }
+}
+
+/// `-EEXIST`.
+const EXISTS: i32 = -17;
+
+impl<F: Maps> Tables<F> for KernelTables<F> {
+    #[inline(always)]
+    fn session(&mut self, key: &Tuple<F>) -> Option<&mut Session<F>> {
+        // SAFETY: the entry stays readable until the program ends (RCU). Other CPUs may write the
+        // same entry; every field is a plain number and losing one of two updates is harmless.
+        F::SESSIONS.get_ptr_mut(key).map(|session| unsafe { &mut *session })
+    }
+
+    #[inline(always)]
+    fn claim(&mut self, key: &Tuple<F>, session: &Session<F>) -> Result<(), ClaimError> {
+        F::SESSIONS.insert(key, session, u64::from(BPF_NOEXIST)).map_err(|error| match error {
+            EXISTS => ClaimError::Occupied,
+            _ => ClaimError::Full,
+        })
+    }
+
+    #[inline(always)]
+    fn release(&mut self, key: &Tuple<F>) {
+        // It fails only if the entry is gone already.
+        let _ = F::SESSIONS.remove(key);
+    }
+
+    #[inline(always)]
+    fn fip(&mut self, key: &FipKey<F>) -> Option<&Fip<F>> {
+        // SAFETY: the entry stays readable until the program ends; only user space writes this map.
+        unsafe { F::FIPS.get(key) }
+    }
+
+    #[inline(always)]
+    fn dnat(&mut self, key: &DnatKey<F>) -> Option<&Dnat<F>> {
+        // SAFETY: as in `fip`.
+        unsafe { F::DNATS.get(key) }
+    }
+
+    #[inline(always)]
+    fn snat(&mut self, source: &F::Addr, turn: u32) -> Option<PoolMember<F>> {
+        F::SNATS.get(&Key::new(F::BITS, *source))?.member(source, turn)
+    }
+
+    #[inline(always)]
+    fn route(
+        &mut self,
+        query: &RouteQuery,
+        source: &F::Addr,
+        destination: &F::Addr,
+        next_hop: &mut NextHop<F>,
+    ) -> Route {
+        // SAFETY: all-zero is a valid value of this C structure.
+        let mut parameters: FibParameters = unsafe { core::mem::zeroed() };
+        parameters.family = F::AF;
+        parameters.l4_protocol = query.protocol;
+        parameters.ifindex = query.ifindex;
+        F::ask(&mut parameters, source, destination);
+        let size = size_of::<FibParameters>() as i32;
+        // SAFETY: the helper reads and writes `size` bytes of a local.
+        let code = unsafe { bpf_fib_lookup(self.context, &mut parameters, size, 0) };
+        match code as u32 {
+            // Without a neighbour entry the kernel resolves it when the packet is sent.
+            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if parameters.family == F::AF => {
+                next_hop.ifindex = parameters.ifindex;
+                next_hop.address = F::answer(&parameters);
+                Route::Forward
+            }
+            BPF_FIB_LKUP_RET_NOT_FWDED => Route::Local,
+            _ => Route::Refused,
+        }
+    }
+
+    #[inline(always)]
+    fn random(&mut self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn count_rule(&mut self, rule: u32, bytes: u32) {
+        add(RULE_COUNTERS.get_ptr_mut(rule), bytes);
+    }
+
+    #[inline(always)]
+    fn count_event(&mut self, index: u32) {
+        count(index, 0);
+    }
+}

@@ -1,0 +1,139 @@
+//! A socket buffer as a [`Packet`]: the only pointer arithmetic of the project.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
+    },
+    helpers::generated::{bpf_check_mtu, bpf_l4_csum_replace, bpf_skb_pull_data},
+};
+use gateway_common::{
+    checksum::{ChecksumDelta, Difference, L4Checksum},
+    packet::{Header, Packet, Truncated},
+    wire::ethernet,
+};
+
+/// Bytes that must be in the linear part: Ethernet, IPv4 with all options, TCP without.
+const HEADERS: u32 = 14 + 60 + 20;
+
+/// `PACKET_HOST` of linux/if_packet.h.
+const PACKET_HOST: u32 = 0;
+
+/// A frame behind a TC context.
+pub(crate) struct SkbPacket {
+    skb: *mut __sk_buff,
+}
+
+impl SkbPacket {
+    /// The frame of `skb`, with its headers pulled into the linear part.
+    #[inline(always)]
+    pub(crate) fn new(skb: *mut __sk_buff) -> Self {
+        // SAFETY: `skb` is the program's context; reads of its fields are checked by the verifier.
+        unsafe {
+            let wanted = (*skb).len.min(HEADERS);
+            if (*skb).data as usize + wanted as usize > (*skb).data_end as usize {
+                bpf_skb_pull_data(skb, wanted);
+            }
+        }
+        Self { skb }
+    }
+
+    /// Index of the interface that the frame came in by.
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        // SAFETY: as in `new`.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    /// The context, as helpers take it.
+    #[inline(always)]
+    pub(crate) fn context(&self) -> *mut c_void {
+        self.skb.cast()
+    }
+
+    /// Adds `difference` to the checksum at `offset`.
+    #[inline(always)]
+    fn replace(
+        &mut self,
+        offset: u32,
+        difference: Difference,
+        flags: u32,
+    ) -> Result<(), Truncated> {
+        let wsum = u64::from(difference.to_wsum());
+        // SAFETY: the helper checks the offset against the packet.
+        match unsafe { bpf_l4_csum_replace(self.skb, offset, 0, wsum, u64::from(flags)) } {
+            0 => Ok(()),
+            _ => Err(Truncated),
+        }
+    }
+}
+
+/// Length of the frame in bytes, Ethernet header included.
+#[inline(always)]
+pub(crate) fn frame_bytes(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: `skb` is the program's context.
+    unsafe { (*skb).len }
+}
+
+impl Packet for SkbPacket {
+    #[inline(always)]
+    fn at<H: Header>(&mut self, offset: usize) -> Result<&mut H, Truncated> {
+        // SAFETY: the bounds are checked right here, `H` is valid for every bit pattern and
+        // unaligned, and `&mut self` keeps a second view from existing.
+        unsafe {
+            let start = (*self.skb).data as usize + offset;
+            if start + size_of::<H>() > (*self.skb).data_end as usize {
+                return Err(Truncated);
+            }
+            Ok(&mut *(start as *mut H))
+        }
+    }
+
+    #[inline(always)]
+    fn frame_bytes(&self) -> u32 {
+        frame_bytes(self.skb)
+    }
+
+    #[inline(always)]
+    fn is_for_this_host(&self) -> bool {
+        // SAFETY: as in `new`.
+        unsafe { (*self.skb).pkt_type == PACKET_HOST }
+    }
+
+    #[inline(always)]
+    fn exceeds(&mut self, egress: u32, mtu: u32) -> bool {
+        if self.frame_bytes() <= mtu.saturating_add(ethernet::BYTES as u32) {
+            return false;
+        }
+        // Longer than a packet may be: only its segments tell (a GSO packet), if it has any.
+        let mut mtu = 0;
+        // SAFETY: the helper takes the context and a pointer to a local.
+        let result = unsafe {
+            bpf_check_mtu(self.context(), egress, &mut mtu, 0, u64::from(BPF_MTU_CHK_SEGS))
+        };
+        result != 0
+    }
+
+    #[inline(always)]
+    fn patch_l4(
+        &mut self,
+        offset: usize,
+        kind: L4Checksum,
+        delta: ChecksumDelta,
+    ) -> Result<(), Truncated> {
+        let offset = offset as u32;
+        // Two calls, because an unfinished sum (CHECKSUM_PARTIAL) takes only the addresses and a
+        // finished one that hardware reported (CHECKSUM_COMPLETE) is only changed by them.
+        let optional = match kind {
+            L4Checksum::Plain => return self.replace(offset, delta.ports, 0),
+            L4Checksum::Pseudo => 0,
+            L4Checksum::PseudoOptional => BPF_F_MARK_MANGLED_0,
+        };
+        self.replace(offset, delta.addresses, BPF_F_PSEUDO_HDR | optional)?;
+        if delta.ports.is_none() {
+            return Ok(());
+        }
+        self.replace(offset, delta.ports, optional)
+    }
+}
