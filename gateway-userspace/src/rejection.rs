@@ -273,6 +273,12 @@ pub enum Problem {
         /// The destination of the route.
         cidr: IpNet,
     },
+    /// Two routes to one destination.
+    #[error("a route to {cidr} is given already")]
+    RepeatedRoute {
+        /// The destination.
+        cidr: IpNet,
+    },
     /// Two objects want the same thing.
     #[error("{claim} already belongs to {holder} ({at})")]
     Taken {
@@ -324,7 +330,7 @@ impl Problem {
             | Self::OtherVpc { .. }
             | Self::NoSubnetGateway { .. } => RejectionKind::Value,
             Self::Unresolved { .. } | Self::NoSubnet { .. } => RejectionKind::Waiting,
-            Self::Taken { .. } => RejectionKind::Conflict,
+            Self::Taken { .. } | Self::RepeatedRoute { .. } => RejectionKind::Conflict,
             Self::Exhausted { .. } => RejectionKind::Exhausted,
         }
     }

@@ -14,18 +14,27 @@
 //! - An EIP with an address of each family is two EIPs; a rule uses the one of its own family.
 
 mod allocation;
+mod eip;
+mod findings;
+mod gateway;
+mod placement;
+mod resolve;
+mod rule;
 mod state;
+mod subnet;
+mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use self::allocation::{AllocationError, Allocations};
+use self::resolve::resolve_once;
 pub use self::state::{
     Backend, DesiredState, Dnat, DnatKey, Eip, Fip, Gateway, Network, Owner, Port, Protocol,
     Sharing, Snat, SnatEip,
 };
 use crate::crd::ObjectRef;
-use crate::rejection::{Note, Rejection};
+use crate::rejection::{Note, Rejection, Remark};
 use crate::source::{Snapshot, SourceObject};
 
 /// What the last resolution left behind, for the next one.
@@ -48,11 +57,28 @@ pub struct Resolution {
     pub notes: Vec<Note>,
     /// The addresses of all EIPs without one of their own, to be kept.
     pub allocations: Allocations,
-    /// To be given to the next [`resolve_after`].
+    /// For [`Previous::active`] of the next [`resolve_after`].
     pub active: BTreeMap<ObjectRef, Arc<SourceObject>>,
 }
 
-/// Resolves the objects of one gateway. Objects of other gateways are not reported.
+/// The result of [`resolve_all`].
+#[derive(Clone, Debug)]
+pub struct Resolutions {
+    /// What each gateway of the input shall do, by its name.
+    pub states: BTreeMap<String, DesiredState>,
+    /// What is not acted upon, in the order of the input.
+    pub rejections: Vec<Rejection>,
+    /// What the user may want to know, in the order of the input.
+    pub notes: Vec<Note>,
+    /// The addresses of all EIPs without one of their own, to be kept.
+    pub allocations: Allocations,
+    /// The objects that are acted upon.
+    pub active: BTreeMap<ObjectRef, Arc<SourceObject>>,
+    /// The objects with a rejection of their own.
+    rejected: BTreeSet<ObjectRef>,
+}
+
+/// Resolves the objects of one gateway. What concerns other gateways is not reported.
 #[must_use]
 pub fn resolve(snapshot: &Snapshot, gateway: &str, previous: &Allocations) -> Resolution {
     let allocations = previous.clone();
@@ -60,14 +86,86 @@ pub fn resolve(snapshot: &Snapshot, gateway: &str, previous: &Allocations) -> Re
 }
 
 /// As [`resolve`], for a gateway that is running: nothing that is active is lost by a mistake.
+///
+/// An active object whose new form is rejected, or whose document can no longer be read, goes on
+/// in its old form until it is corrected or removed.
 #[must_use]
 pub fn resolve_after(snapshot: &Snapshot, gateway: &str, previous: &Previous) -> Resolution {
-    let _ = gateway;
+    let mut all = resolve_all(snapshot, previous);
+    let concerns = |of: &Option<String>| of.as_ref().is_none_or(|name| name == gateway);
+    all.rejections.retain(|rejection| concerns(&rejection.gateway));
+    all.notes.retain(|note| concerns(&note.gateway));
     Resolution {
-        state: None,
-        rejections: snapshot.rejections.clone(),
-        notes: snapshot.notes.clone(),
-        allocations: previous.allocations.clone(),
-        active: BTreeMap::new(),
+        state: all.states.remove(gateway),
+        rejections: all.rejections,
+        notes: all.notes,
+        allocations: all.allocations,
+        active: all.active,
     }
+}
+
+/// Resolves all gateways of the input at once; see [`resolve_after`].
+#[must_use]
+pub fn resolve_all(snapshot: &Snapshot, previous: &Previous) -> Resolutions {
+    let mut patched = snapshot.clone();
+    let mut kept: BTreeMap<ObjectRef, Arc<SourceObject>> = BTreeMap::new();
+    let mut reported: Vec<Rejection> = Vec::new();
+    loop {
+        let mut all = resolve_once(&patched, previous);
+        let fresh = to_keep(&patched, &all, previous, &kept);
+        if fresh.is_empty() {
+            all.notes.extend(kept.iter().map(|(object, source)| Note {
+                origin: source.origin.clone(),
+                object: Some(object.clone()),
+                field: None,
+                gateway: None,
+                remark: Remark::KeptAsBefore,
+            }));
+            // The old forms are free of these.
+            reported.retain(|rejection| !all.rejections.contains(rejection));
+            all.rejections.append(&mut reported);
+            all.rejections.sort_by(|a, b| a.origin.cmp(&b.origin));
+            return all;
+        }
+        let replaced = |rejection: &Rejection| {
+            rejection.object.as_ref().is_some_and(|object| fresh.contains_key(object))
+        };
+        reported.extend(all.rejections.into_iter().filter(replaced));
+        patched.objects.retain(|source| !fresh.contains_key(&source.object_ref()));
+        patched.objects.extend(fresh.values().cloned());
+        kept.extend(fresh);
+    }
+}
+
+/// The active objects that are to go on in their old form and do not yet.
+fn to_keep(
+    snapshot: &Snapshot,
+    all: &Resolutions,
+    previous: &Previous,
+    kept: &BTreeMap<ObjectRef, Arc<SourceObject>>,
+) -> BTreeMap<ObjectRef, Arc<SourceObject>> {
+    if all.rejections.is_empty() || previous.active.is_empty() {
+        return BTreeMap::new();
+    }
+    let present: BTreeSet<_> = snapshot.objects.iter().map(|source| source.object_ref()).collect();
+    let (mut named, mut files) = (BTreeSet::new(), BTreeSet::new());
+    for rejection in &snapshot.rejections {
+        match &rejection.object {
+            Some(object) => named.insert(object.clone()),
+            None => files.insert(&rejection.origin.source),
+        };
+    }
+    let unreadable = |object: &ObjectRef, source: &SourceObject| {
+        !present.contains(object)
+            && (named.contains(object) || files.contains(&source.origin.source))
+    };
+    previous
+        .active
+        .iter()
+        .filter(|(object, source)| {
+            !kept.contains_key(*object)
+                && (all.rejected.contains(*object) || unreadable(object, source))
+        })
+        .map(|(object, source)| (object.clone(), Arc::clone(source)))
+        .collect()
 }

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span, StrInput};
+use granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, StrInput};
 
 use crate::rejection::Problem;
 
@@ -123,10 +123,13 @@ pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
                 documents.push(Ok(reader.finish()));
                 continue;
             }
-            Ok((event, span)) => match reader.accept(event, span) {
-                Ok(()) => continue,
-                Err(bad) => bad,
-            },
+            Ok((event, span)) => {
+                let line = line(span.start.line());
+                match reader.accept(event, line) {
+                    Ok(()) => continue,
+                    Err(problem) => BadDocument { line, problem },
+                }
+            }
             Err(error) => bad_syntax(&error),
         };
         documents.push(Err(bad));
@@ -174,8 +177,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn accept(&mut self, event: Event<'a>, span: Span) -> Result<(), BadDocument> {
-        let line = line(span.start.line());
+    fn accept(&mut self, event: Event<'a>, line: u32) -> Result<(), Problem> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let string = style != ScalarStyle::Plain || tag.is_some();
@@ -188,33 +190,32 @@ impl<'a> Reader<'a> {
                 Some(open) => self.place(open.node, open.anchor),
                 None => Ok(()),
             },
-            Event::Alias(id) => self.alias(id, line),
+            Event::Alias(id) => self.alias(id),
             _ => Ok(()),
         }
     }
 
-    fn open(&mut self, line: u32, value: Value<'a>, anchor: usize) -> Result<(), BadDocument> {
+    fn open(&mut self, line: u32, value: Value<'a>, anchor: usize) -> Result<(), Problem> {
         self.open.push(Open { anchor, node: Node { line, value }, key: None });
         Ok(())
     }
 
-    fn alias(&mut self, id: usize, line: u32) -> Result<(), BadDocument> {
+    fn alias(&mut self, id: usize) -> Result<(), Problem> {
         // An alias inside the node it names has no end.
         let Some(node) = self.anchors.get(&id) else {
             let message = "an alias names the node it stands in".to_owned();
-            return Err(BadDocument { line, problem: Problem::Syntax { message, column: 1 } });
+            return Err(Problem::Syntax { message, column: 1 });
         };
-        let budget = Problem::AliasBudget { limit: MAX_ALIAS_NODES };
         self.aliases_left = self
             .aliases_left
             .checked_sub(node.size())
-            .ok_or(BadDocument { line, problem: budget })?;
+            .ok_or(Problem::AliasBudget { limit: MAX_ALIAS_NODES })?;
         let node = node.clone();
         self.place(node, 0)
     }
 
     /// Puts a complete node where it belongs.
-    fn place(&mut self, node: Node<'a>, anchor: usize) -> Result<(), BadDocument> {
+    fn place(&mut self, node: Node<'a>, anchor: usize) -> Result<(), Problem> {
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
@@ -246,13 +247,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn key_of(node: Node<'_>) -> Result<(Cow<'_, str>, u32), BadDocument> {
+fn key_of(node: Node<'_>) -> Result<(Cow<'_, str>, u32), Problem> {
     match node.value {
         Value::Plain(text) | Value::Quoted(text) => Ok((text, node.line)),
         Value::List(_) | Value::Map(_) => {
             let message = "the name of a field is not a string".to_owned();
-            let problem = Problem::Syntax { message, column: 1 };
-            Err(BadDocument { line: node.line, problem })
+            Err(Problem::Syntax { message, column: 1 })
         }
     }
 }

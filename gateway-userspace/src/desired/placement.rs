@@ -1,0 +1,368 @@
+//! `IptablesEIP` -> addresses: static ones as given, the others chosen from their Subnet.
+//!
+//! Claims are made in this order: addresses that were chosen before, static ones in the order of
+//! the input, new choices in the order of names. So a choice never moves, and it does not depend
+//! on the order of the input.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::eip::{Eips, Named};
+use super::findings::{Findings, Site};
+use super::subnet::{DEFAULT_EXTERNAL_SUBNET, Lookup, Subnet, Subnets};
+use super::value;
+use super::{Allocations, Eip, Gateway};
+use crate::crd::{InlineEip, IptablesEip, Kind, NatGatewaySpec, ObjectRef};
+use crate::rejection::{Problem, Remark, Role};
+
+/// A gateway and what it was read from.
+pub(super) type Gateways<'s> = BTreeMap<String, (Gateway, &'s NatGatewaySpec)>;
+
+/// What placing an EIP depends on.
+pub(super) struct Placement<'s> {
+    pub(super) gateways: &'s Gateways<'s>,
+    pub(super) subnets: &'s Subnets,
+    pub(super) previous: &'s Allocations,
+    /// Some objects of the input could not be read: what was chosen for them is kept for them.
+    pub(super) incomplete: bool,
+    /// The objects among those that can be told.
+    pub(super) unreadable: &'s BTreeSet<ObjectRef>,
+}
+
+/// An `IptablesEIP` whose fields make sense.
+struct Draft<'s> {
+    site: Site,
+    gateway: String,
+    given: Vec<(&'static str, Eip)>,
+    choice: Option<Choice<'s>>,
+}
+
+/// An address that is to be chosen.
+#[derive(Clone, Copy)]
+struct Choice<'s> {
+    field: &'static str,
+    subnet: &'s Subnet,
+    cidr: IpNet,
+    /// What was chosen before.
+    before: Option<IpAddr>,
+}
+
+/// Where the addresses of an EIP come from.
+#[derive(Clone, Copy)]
+enum External<'s> {
+    Known(&'s Subnet),
+    /// Not in the input.
+    Missing(&'s str),
+    Rejected(&'s str),
+}
+
+impl<'s> Placement<'s> {
+    /// Places all `IptablesEIP`s and returns the addresses that were chosen.
+    pub(super) fn place(
+        &self,
+        objects: &'s [(Site, &'s IptablesEip)],
+        eips: &mut Eips,
+        findings: &mut Findings,
+    ) -> Allocations {
+        let mut drafts = Vec::with_capacity(objects.len());
+        for (site, eip) in objects {
+            let gateway = Some(&eip.spec.nat_gw_dp);
+            let gateway = gateway.filter(|name| self.gateways.contains_key(*name)).cloned();
+            let site = site.of_gateway(gateway.as_deref());
+            match self.draft(&site, eip, findings) {
+                Some(draft) => drafts.push(draft),
+                None => eips.record(&site.object.name, Named::Rejected { gateway }),
+            }
+        }
+        drafts.sort_by_key(|draft| match draft.choice {
+            Some(Choice { before: Some(_), .. }) => (0, String::new()),
+            None => (1, String::new()),
+            Some(_) => (2, draft.site.object.name.clone()),
+        });
+        let mut chosen = self.absent(objects);
+        let mut chooser =
+            Chooser { reserved: chosen.0.values().copied().collect(), ..<_>::default() };
+        for mut draft in drafts {
+            let name = draft.site.object.name.clone();
+            let gateway = draft.gateway.clone();
+            let choice = chooser.choose(&mut draft, eips, findings);
+            let addresses = draft.given.iter().map(|(_, eip)| eip.address.addr()).collect();
+            let placed = choice.is_ok() && eips.claim(&draft.site, &gateway, draft.given, findings);
+            if let (true, Ok(Some(address))) = (placed, choice) {
+                chosen.0.insert(name.clone(), address);
+            }
+            eips.record(
+                &name,
+                match placed {
+                    true => Named::Accepted { gateway, addresses },
+                    false => Named::Rejected { gateway: Some(gateway) },
+                },
+            );
+        }
+        chosen
+    }
+
+    /// What was chosen for EIPs that are not in the input but may only be unreadable.
+    fn absent(&self, objects: &[(Site, &IptablesEip)]) -> Allocations {
+        if !self.incomplete {
+            return Allocations::default();
+        }
+        let present: BTreeSet<_> = objects.iter().map(|(site, _)| &site.object.name).collect();
+        let absent = self.previous.0.iter().filter(|(name, _)| !present.contains(name));
+        Allocations(absent.map(|(name, address)| (name.clone(), *address)).collect())
+    }
+
+    fn draft(
+        &self,
+        site: &Site,
+        eip: &'s IptablesEip,
+        findings: &mut Findings,
+    ) -> Option<Draft<'s>> {
+        let spec = &eip.spec;
+        let name = value::required(&spec.nat_gw_dp, "the name of a VpcNatGateway");
+        let name = findings.accept(site, "natGwDp", name)?;
+        let Some((gateway, gateway_spec)) = self.gateways.get(name) else {
+            let target = ObjectRef::new(Kind::VpcNatGateway, name);
+            if self.unreadable.contains(&target) {
+                findings.leave_out(site, "natGwDp", target);
+            } else {
+                findings.reject(site, "natGwDp", Problem::Unresolved { target });
+            }
+            return None;
+        };
+        let external = self.external(site, &spec.external_subnet, gateway_spec, findings)?;
+        // What the cluster chose is as good as what the user asked for.
+        let v4ip = if spec.v4ip.is_empty() { &eip.status.ip } else { &spec.v4ip };
+        let mut given = Vec::new();
+        for (field, text, v4) in [("v4ip", v4ip, true), ("v6ip", &spec.v6ip, false)] {
+            if !text.is_empty() {
+                let address = value::address_of_family(text, v4);
+                let address = findings.accept(site, field, address)?;
+                given.push((field, static_eip(site, field, address, external, gateway, findings)?));
+            }
+        }
+        let choice = self.choice(site, &given, external, findings)?;
+        Some(Draft { site: site.clone(), gateway: name.to_owned(), given, choice })
+    }
+
+    /// The Subnet of an EIP: its own, else the one of its gateway, else the usual one.
+    fn external(
+        &self,
+        site: &Site,
+        own: &'s str,
+        gateway: &'s NatGatewaySpec,
+        findings: &mut Findings,
+    ) -> Option<External<'s>> {
+        let of_gateway = gateway.external_subnets.first();
+        let name = match (own, of_gateway) {
+            ("", Some(name)) => name,
+            ("", None) => DEFAULT_EXTERNAL_SUBNET,
+            (own, _) => own,
+        };
+        match self.subnets.lookup(name) {
+            // The gateway has the note about the provider.
+            Lookup::Found(subnet) | Lookup::ByProvider(subnet) => Some(External::Known(subnet)),
+            Lookup::Rejected => Some(External::Rejected(name)),
+            Lookup::Missing if !own.is_empty() && self.subnets.has_external() => {
+                let target = ObjectRef::new(Kind::Subnet, name);
+                findings.reject(site, "externalSubnet", Problem::Unresolved { target });
+                None
+            }
+            Lookup::Missing => Some(External::Missing(name)),
+        }
+    }
+
+    /// The address that is to be chosen: of IPv4 if the Subnet has it, as Kube-OVN does.
+    /// The outer `None` is a rejection.
+    #[expect(clippy::option_option, reason = "the inner one is the answer")]
+    fn choice(
+        &self,
+        site: &Site,
+        given: &[(&'static str, Eip)],
+        external: External<'s>,
+        findings: &mut Findings,
+    ) -> Option<Option<Choice<'s>>> {
+        let has = |field| given.iter().any(|(given, _)| *given == field);
+        if has("v4ip") {
+            return Some(None);
+        }
+        let (name, subnet) = match external {
+            External::Known(subnet) => (&*subnet.network.name, Some(subnet)),
+            External::Missing(name) | External::Rejected(name) => (name, None),
+        };
+        let cidr_of = |v4: bool| {
+            let cidrs = &subnet?.network.cidrs;
+            cidrs.iter().copied().find(|cidr| cidr.addr().is_ipv4() == v4)
+        };
+        let (field, cidr) = match (cidr_of(true), cidr_of(false)) {
+            (Some(cidr), _) => ("v4ip", cidr),
+            _ if has("v6ip") => return Some(None),
+            (None, Some(cidr)) => ("v6ip", cidr),
+            (None, None) => {
+                let object = ObjectRef::new(Kind::Subnet, name);
+                if let External::Rejected(_) = external {
+                    findings.leave_out(site, "externalSubnet", object);
+                } else {
+                    findings.reject(site, "v4ip", Problem::NoSubnet { subnet: object });
+                }
+                return None;
+            }
+        };
+        let before = self.previous.0.get(&site.object.name).copied();
+        let before = before.filter(|address| cidr.contains(address));
+        Some(subnet.map(|subnet| Choice { field, subnet, cidr, before }))
+    }
+}
+
+/// Chooses addresses, each subnet from the bottom up.
+#[derive(Default)]
+struct Chooser {
+    /// Kept for EIPs that are not to be seen.
+    reserved: BTreeSet<IpAddr>,
+    /// Below these, everything is taken.
+    next: BTreeMap<IpNet, IpAddr>,
+}
+
+impl Chooser {
+    /// Adds the address that the draft lacks, and returns it.
+    fn choose(
+        &mut self,
+        draft: &mut Draft<'_>,
+        eips: &Eips,
+        findings: &mut Findings,
+    ) -> Result<Option<IpAddr>, ()> {
+        let Some(Choice { field, subnet, cidr, before }) = draft.choice else { return Ok(None) };
+        let name = &subnet.network.name;
+        let taken = |address| {
+            self.reserved.contains(&address) || eips.is_taken(&draft.gateway, name, address)
+        };
+        let address = match before.filter(|address| !taken(*address)) {
+            Some(address) => address,
+            None => {
+                let from = self.next.get(&cidr).copied();
+                let Some(address) = subnet.free_address(cidr, from, taken) else {
+                    let cidrs = subnet.network.cidrs.clone();
+                    let problem = Problem::Exhausted { subnet: subnet.object(), cidrs };
+                    findings.reject(&draft.site, field, problem);
+                    return Err(());
+                };
+                self.next.insert(cidr, address);
+                address
+            }
+        };
+        findings.note(&draft.site, field, Remark::Allocated { address });
+        let eip = eip(&draft.site, address, cidr.prefix_len(), Some(subnet));
+        draft.given.push((field, eip));
+        Ok(Some(address))
+    }
+}
+
+fn eip(site: &Site, address: IpAddr, prefix_len: u8, subnet: Option<&Subnet>) -> Eip {
+    Eip {
+        address: IpNet::new(address, prefix_len).unwrap_or_else(|_| IpNet::from(address)),
+        subnet: subnet.map(|subnet| subnet.network.name.clone()),
+        gateway: subnet.and_then(|subnet| subnet.network.gateway_for(address)),
+        owner: site.owner(),
+    }
+}
+
+/// An address that the user gave.
+fn static_eip(
+    site: &Site,
+    field: &'static str,
+    address: IpAddr,
+    external: External<'_>,
+    gateway: &Gateway,
+    findings: &mut Findings,
+) -> Option<Eip> {
+    let eip = match external {
+        External::Known(subnet) => {
+            let cidr = findings.accept(site, field, subnet.check_host(address))?;
+            eip(site, address, cidr.prefix_len(), Some(subnet))
+        }
+        External::Missing(name) | External::Rejected(name) => {
+            let subnet = ObjectRef::new(Kind::Subnet, name);
+            findings.note(
+                site,
+                field,
+                match external {
+                    External::Rejected(_) => Remark::LeftOut { because: subnet },
+                    _ => Remark::NoExternalSubnet { subnet, address },
+                },
+            );
+            let single = IpNet::from(address).prefix_len();
+            Eip { subnet: Some(name.to_owned()), ..eip(site, address, single, None) }
+        }
+    };
+    findings.accept(site, field, outside_vpc(address, gateway))?;
+    Some(eip)
+}
+
+/// An external address must not be one of the VPC.
+fn outside_vpc(address: IpAddr, gateway: &Gateway) -> Result<(), Problem> {
+    let inside = gateway
+        .subnet
+        .iter()
+        .find(|subnet| subnet.cidrs.iter().any(|cidr| cidr.contains(&address)));
+    let role = if gateway.lan_ips.contains(&address) {
+        Role::LanIp(gateway.owner.object.clone())
+    } else if let Some(subnet) = inside {
+        Role::InsideVpc(ObjectRef::new(Kind::Subnet, subnet.name.clone()))
+    } else {
+        return Ok(());
+    };
+    Err(Problem::Reserved { address, role })
+}
+
+/// Places the addresses in the spec of a v1.7 gateway.
+pub(super) fn place_inline(
+    site: &Site,
+    entries: &[InlineEip],
+    gateway: &Gateway,
+    eips: &mut Eips,
+    findings: &mut Findings,
+) {
+    for (index, entry) in entries.iter().enumerate() {
+        let site = site.entry("eips", index);
+        let Some(address) = findings.accept(&site, "eipCIDR", value::cidr(&entry.eip_cidr)) else {
+            continue;
+        };
+        let placed = inline_eip(&site, entry, address, gateway, findings)
+            .is_some_and(|eip| eips.claim(&site, &gateway.name, vec![("eipCIDR", eip)], findings));
+        if !placed {
+            eips.record_rejected(&gateway.name, address.addr());
+        }
+    }
+}
+
+fn inline_eip(
+    site: &Site,
+    entry: &InlineEip,
+    address: IpNet,
+    gateway: &Gateway,
+    findings: &mut Findings,
+) -> Option<Eip> {
+    let host = value::address(&address.addr().to_string());
+    let host = findings.accept(site, "eipCIDR", host)?;
+    findings.accept(site, "eipCIDR", outside_vpc(host, gateway))?;
+    let mut router = None;
+    if !entry.gateway.is_empty() {
+        let text = value::address(&entry.gateway).and_then(|router| {
+            let fits = address.contains(&router) && router != host;
+            let single = address.prefix_len() == address.max_prefix_len();
+            if fits || single { Ok(router) } else { Err(not_a_router(router)) }
+        });
+        router = Some(findings.accept(site, "gateway", text)?);
+    }
+    Some(Eip { address, subnet: None, gateway: router, owner: site.owner() })
+}
+
+fn not_a_router(address: IpAddr) -> Problem {
+    Problem::Invalid {
+        value: address.to_string(),
+        not: "a gateway for this address",
+        expected: "another address of the network in eipCIDR",
+    }
+}

@@ -1,0 +1,177 @@
+//! All objects of a snapshot -> the states of all gateways.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::eip::{Eips, Named};
+use super::findings::{Findings, Site};
+use super::placement::{Gateways, Placement, place_inline};
+use super::rule::{EipName, Rules, remark};
+use super::subnet::Subnets;
+use super::{DesiredState, Previous, Resolutions, gateway};
+use crate::crd::{IptablesDnatRule, IptablesEip, IptablesFipRule, IptablesSnatRule};
+use crate::crd::{Kind, Object, ObjectRef, Subnet, VpcNatGateway};
+use crate::rejection::{Note, Remark};
+use crate::source::{Snapshot, SourceObject};
+
+/// The objects of a snapshot by kind, each object once; those that are active come first.
+#[derive(Default)]
+struct Index<'s> {
+    gateways: Vec<(Site, &'s VpcNatGateway)>,
+    subnets: Vec<(Site, &'s Subnet)>,
+    eips: Vec<(Site, &'s IptablesEip)>,
+    fips: Vec<(Site, &'s IptablesFipRule)>,
+    dnats: Vec<(Site, &'s IptablesDnatRule)>,
+    snats: Vec<(Site, &'s IptablesSnatRule)>,
+}
+
+impl<'s> Index<'s> {
+    fn new(objects: &[&'s Arc<SourceObject>]) -> Self {
+        let mut index = Self::default();
+        for source in objects {
+            let site = Site::new(source);
+            match &source.object {
+                Object::NatGateway(object) => {
+                    index.gateways.push((site.of_gateway(Some(&object.metadata.name)), object));
+                }
+                Object::Subnet(object) => index.subnets.push((site, object)),
+                Object::Eip(object) => index.eips.push((site, object)),
+                Object::Fip(object) => index.fips.push((site, object)),
+                Object::Dnat(object) => index.dnats.push((site, object)),
+                Object::Snat(object) => index.snats.push((site, object)),
+                Object::Vpc(_) => {}
+            }
+        }
+        index
+    }
+}
+
+/// The last object of each kind and name, in the order of the input.
+fn last_of_each<'s>(
+    snapshot: &'s Snapshot,
+    findings: &mut Findings,
+) -> Vec<(ObjectRef, &'s Arc<SourceObject>)> {
+    let mut places = BTreeMap::new();
+    let mut objects: Vec<(ObjectRef, &Arc<SourceObject>)> = Vec::new();
+    for source in &snapshot.objects {
+        let object = source.object_ref();
+        match places.entry(object.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(objects.len());
+                objects.push((object, source));
+            }
+            Entry::Occupied(place) => {
+                let (_, counting) = &mut objects[*place.get()];
+                let earlier = counting.origin.clone();
+                *counting = source;
+                findings.notes.push(Note {
+                    origin: source.origin.clone(),
+                    object: Some(object),
+                    field: None,
+                    gateway: None,
+                    remark: Remark::Replaces { earlier },
+                });
+            }
+        }
+    }
+    objects
+}
+
+/// Resolves every gateway of the snapshot, once, as it stands.
+pub(super) fn resolve_once(snapshot: &Snapshot, previous: &Previous) -> Resolutions {
+    let mut findings = Findings::default();
+    let mut objects = last_of_each(snapshot, &mut findings);
+    objects.sort_by_key(|(object, _)| !previous.active.contains_key(object));
+    let sources: Vec<_> = objects.iter().map(|(_, source)| *source).collect();
+    let index = Index::new(&sources);
+
+    let unreadable: BTreeSet<_> =
+        snapshot.rejections.iter().filter_map(|rejection| rejection.object.clone()).collect();
+    let (mut subnets, mut eips) = (Subnets::default(), Eips::default());
+    for (site, subnet) in &index.subnets {
+        subnets.add(site, &subnet.spec, &mut findings);
+    }
+    for object in &unreadable {
+        match object.kind {
+            Kind::Subnet => subnets.add_rejected(&object.name),
+            Kind::IptablesEip => eips.record(&object.name, Named::Rejected { gateway: None }),
+            _ => {}
+        }
+    }
+    let mut gateways = Gateways::new();
+    for (site, object) in &index.gateways {
+        let gateway = gateway::read(site, &object.spec, &subnets, &mut findings);
+        gateways.insert(site.object.name.clone(), (gateway, &object.spec));
+    }
+    for (site, object) in &index.gateways {
+        let (gateway, _) = &gateways[&site.object.name];
+        place_inline(site, &object.spec.eips, gateway, &mut eips, &mut findings);
+    }
+    let placement = Placement {
+        gateways: &gateways,
+        subnets: &subnets,
+        previous: &previous.allocations,
+        incomplete: !snapshot.rejections.is_empty(),
+        unreadable: &unreadable,
+    };
+    let allocations = placement.place(&index.eips, &mut eips, &mut findings);
+    let states = states(gateways, &index, &mut eips, &mut findings);
+    finish(snapshot, objects, states, findings, allocations)
+}
+
+fn states(
+    gateways: Gateways<'_>,
+    index: &Index<'_>,
+    eips: &mut Eips,
+    findings: &mut Findings,
+) -> BTreeMap<String, DesiredState> {
+    let empty = |gateway| DesiredState {
+        gateway,
+        eips: BTreeMap::new(),
+        fips: BTreeMap::new(),
+        dnats: BTreeMap::new(),
+        snats: BTreeMap::new(),
+    };
+    let gateways = gateways.into_iter();
+    let mut states: BTreeMap<_, _> =
+        gateways.map(|(name, (gateway, _))| (name, empty(gateway))).collect();
+    let mut rules = Rules::new(eips, &mut states, findings);
+    for (site, object) in &index.gateways {
+        rules.inline(site, &object.spec);
+    }
+    for (site, object) in &index.fips {
+        rules.fip(site, EipName::Object(&object.spec.eip), &object.spec.internal_ip);
+    }
+    for (site, object) in &index.dnats {
+        rules.dnat(site, EipName::Object(&object.spec.eip), &object.spec);
+    }
+    for (site, object) in &index.snats {
+        rules.snat(site, EipName::Object(&object.spec.eip), &object.spec.internal_cidr);
+    }
+    for (name, state) in &mut states {
+        state.eips = eips.take_gateway(name);
+        remark(state, findings);
+    }
+    states
+}
+
+fn finish(
+    snapshot: &Snapshot,
+    objects: Vec<(ObjectRef, &Arc<SourceObject>)>,
+    states: BTreeMap<String, DesiredState>,
+    findings: Findings,
+    allocations: super::Allocations,
+) -> Resolutions {
+    let Findings { mut rejections, mut notes, rejected, left_out } = findings;
+    rejections.extend(snapshot.rejections.iter().cloned());
+    notes.extend(snapshot.notes.iter().cloned());
+    rejections.sort_by(|a, b| a.origin.cmp(&b.origin));
+    notes.sort_by(|a, b| a.origin.cmp(&b.origin));
+    let active = objects
+        .into_iter()
+        .filter(|(object, _)| !rejected.contains(object) && !left_out.contains(object))
+        .map(|(object, source)| (object, Arc::clone(source)))
+        .collect();
+    Resolutions { states, rejections, notes, allocations, active, rejected }
+}
