@@ -119,15 +119,14 @@ fn report(file: &Path, bytes: &[u8], started: Instant) -> Result<()> {
         .with_context(|| format!("failed to read the object {}", file.display()))?;
     for program in &contents.programs {
         STEPS.say(format_args!(
-            "{:<12} {:<28} {:>6} instructions",
-            program.section, program.name, program.instructions
+            "{:<12} {:<28} {:>6} instructions, {:>3} subprograms",
+            program.section, program.name, program.instructions, program.subprograms
         ));
     }
     STEPS.say(format_args!(
-        "{}: {} programs, {} instructions in subprograms, {} bytes, BTF {} bytes, {}",
+        "{}: {} programs, {} bytes, BTF {} bytes, {}",
         file.display(),
         contents.programs.len(),
-        contents.subprogram_instructions,
         bytes.len(),
         contents.btf_bytes,
         console::seconds(started.elapsed())
