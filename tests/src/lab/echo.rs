@@ -53,12 +53,13 @@ impl Drop for EchoServers {
     }
 }
 
-/// Serves both protocols in this thread and one more until the process ends.
+/// Serves both protocols until the process ends; says so on standard output once it listens.
 ///
 /// # Errors
 /// The port is taken.
 pub fn serve_forever(port: u16) -> Result<()> {
     let (udp, tcp) = bind(port)?;
+    println!("listening on port {port}");
     let never = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| serve_udp(&udp, &never));

@@ -82,6 +82,11 @@ impl Gateway {
         &self.settings.name
     }
 
+    /// How it is started.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Directory of its pins.
     pub fn pins(&self) -> PathBuf {
         Path::new(PINS).join(&self.settings.name)
@@ -259,7 +264,8 @@ fn detach_command(binary: &Path, name: &str, netns: &Path, state: &Path) -> Comm
     command
 }
 
-fn detach_quietly(binary: &Path, name: &str, netns: &Path, state: &Path) {
+/// Removes a gateway without a word; nothing happens if there is none.
+pub fn detach_quietly(binary: &Path, name: &str, netns: &Path, state: &Path) {
     let mut command = detach_command(binary, name, netns, state);
     let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     // The names are this lab's own, so what is left there is left by this gateway.

@@ -86,7 +86,11 @@ fn single_cases(net: &Topology, checks: &mut Checks) {
     }
 }
 
-fn no_leak(capture: Result<Capture>) -> Result<Observation> {
+/// That a capture of packets with private sources is empty.
+///
+/// # Errors
+/// It is not, or there is none.
+pub fn no_leak(capture: Result<Capture>) -> Result<Observation> {
     let packets = capture.context("no capture")?.packets();
     ensure!(packets.is_empty(), "leaked: {}", summary(&packets));
     Ok(Observation::new("everything above", "no private source"))

@@ -158,6 +158,20 @@ impl Topology {
         ])
     }
 
+    /// All namespaces.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Netns> {
+        let hosts = self.hosts().into_iter().map(|host| &host.ns);
+        hosts.chain([&self.router, &self.gateway]).chain(&self.node)
+    }
+
+    /// Leaves everything in place for good.
+    pub fn keep(self) {
+        let hosts = [self.a, self.b, self.c, self.d, self.x, self.y].map(|host| host.ns);
+        let others = [self.router, self.gateway].into_iter().chain(self.node);
+        hosts.into_iter().chain(others).for_each(Netns::keep);
+        self.scratch.keep();
+    }
+
     fn wire_vpc(&self) -> Result<()> {
         forward(&self.router)?;
         let mut router = bridge("br-net1", ROUTER);

