@@ -175,7 +175,7 @@ impl MapImage {
 
 fn family_contents<F: Addressing>(image: &FamilyImage<F>, contents: &mut BTreeMap<u32, Content>) {
     for (key, fip) in &image.fips {
-        if key.direction == Direction::Inbound as u8 {
+        if *key == FipKey::new(key.address, Direction::Inbound) {
             let (eip, internal) = (F::decode(key.address), F::decode(fip.peer));
             contents.insert(fip.rule, Content::Fip { eip, internal });
         }

@@ -16,12 +16,15 @@
 //! - [`rejection`]: how problems are named, shared by the two above.
 //! - [`cli`]: the verbs of the program.
 
+pub mod announce;
 pub mod cli;
+pub mod clock;
 pub mod crd;
 pub mod dataplane;
 pub mod desired;
 pub mod encode;
 pub mod image;
+pub mod netlink;
 pub mod plan;
 pub mod rejection;
 pub mod source;

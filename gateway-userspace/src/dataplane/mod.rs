@@ -10,7 +10,16 @@
 //! memory ── an image, for tests and dry runs
 //! ```
 
+pub mod attach;
+pub mod kernel;
+pub mod maps;
 pub mod memory;
+pub mod mode;
+pub mod pins;
+pub mod probe;
+mod raw;
+
+pub(crate) use self::raw::link_address;
 
 use crate::image::MapImage;
 use crate::plan::Plan;

@@ -120,7 +120,8 @@ fn show_rule(rule: &Rule) -> String {
 }
 
 fn show_fip_key<F: Addressing>(key: &FipKey<F>) -> String {
-    let direction = if key.direction == Direction::Inbound as u8 { "in" } else { "out" };
+    let inbound = *key == FipKey::new(key.address, Direction::Inbound);
+    let direction = if inbound { "in" } else { "out" };
     format!("{direction} {}", F::decode(key.address))
 }
 

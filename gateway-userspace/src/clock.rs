@@ -1,0 +1,28 @@
+//! The only place where time comes from.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use gateway_common::records::{Ticks, ticks_from_ns};
+use nix::time::{ClockId, clock_gettime};
+
+/// The time as the data path counts it: `bpf_ktime_get_coarse_ns` is `CLOCK_MONOTONIC_COARSE`.
+#[must_use]
+pub fn ticks() -> Ticks {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_or(Duration::ZERO, |now| Duration::from(now));
+    ticks_from_ns(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Ticks as a duration.
+#[must_use]
+pub const fn duration(ticks: Ticks) -> Duration {
+    Duration::from_nanos((ticks as u64) << 20)
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn unix_seconds() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

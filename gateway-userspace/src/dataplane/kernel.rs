@@ -1,0 +1,249 @@
+//! The data plane in the kernel: maps adopted or made, programs loaded fresh.
+
+use std::path::Path;
+
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfError, EbpfLoader, TestRun as _, TestRunOptions};
+
+use super::attach::{self, AttachError, AttachKind};
+use super::maps::{Maps, MapsError};
+use super::pins::{Pins, PinsError, layouts};
+use super::probe::{self, ProbeError};
+use super::{Applied, Dataplane};
+use crate::image::MapImage;
+use crate::plan::{Action, Plan};
+
+/// How much of a verifier log is worth reading.
+const LOG_LINES: usize = 20;
+
+/// The programs that end sessions.
+const SWEEPERS: [&str; 2] = ["sweep_v4", "sweep_v6"];
+
+/// Which of the two interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// Towards the VPC.
+    Internal,
+    /// Towards the outside.
+    External,
+}
+
+impl Side {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Internal, Self::External];
+
+    /// The word for it, which is also the name of the link's pin.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Internal => "internal",
+            Self::External => "external",
+        }
+    }
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Internal => "tc_internal",
+            Self::External => "tc_external",
+        }
+    }
+}
+
+/// What can go wrong with the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// Privilege or kernel version.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// bpffs and what is in it.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    /// A map.
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    /// An attachment.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The object is not usable.
+    #[error("failed to load the eBPF object")]
+    Object(#[source] Box<EbpfError>),
+    /// The object has no such program.
+    #[error("failed to find program {0} in the eBPF object; build it again: cargo xtask build")]
+    NoProgram(&'static str),
+    /// The verifier refused a program.
+    #[error("failed to load program {program}: {reason}\n{log}")]
+    Verifier {
+        /// Its name.
+        program: &'static str,
+        /// What the kernel says, in one line.
+        reason: String,
+        /// The end of the verifier's log.
+        log: String,
+    },
+    /// A program failed.
+    #[error("failed to run program {program}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// The cause.
+        source: Box<ProgramError>,
+    },
+}
+
+/// Choices for [`Kernel::open`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KernelOptions {
+    /// How many flows the session maps take; the object's own size if `None`.
+    pub max_sessions: Option<u32>,
+    /// Start with empty maps, whatever is there.
+    pub reset_maps: bool,
+    /// Do without TCX.
+    pub no_tcx: bool,
+}
+
+/// The programs and maps of one gateway.
+pub struct Kernel {
+    pins: Pins,
+    ebpf: Ebpf,
+    maps: Maps,
+    tcx: bool,
+}
+
+impl Kernel {
+    /// Adopts the pinned maps or makes them, and loads the programs. Attaches nothing.
+    ///
+    /// # Errors
+    ///
+    /// When something is missing or the kernel refuses; nothing that runs is changed then.
+    pub fn open(
+        gateway: &str,
+        object: &[u8],
+        options: &KernelOptions,
+    ) -> Result<Self, KernelError> {
+        probe::check()?;
+        let pins = Pins::new(gateway);
+        pins.create()?;
+        if options.reset_maps {
+            pins.forget_maps()?;
+        }
+        pins.check()?;
+        let mut ebpf = load(&pins, object, options.max_sessions)?;
+        for name in Side::ALL.map(Side::program).into_iter().chain(SWEEPERS) {
+            load_program(program(&mut ebpf, name)?, name)?;
+        }
+        let maps = Maps::open(&pins)?;
+        Ok(Self { pins, ebpf, maps, tcx: !options.no_tcx })
+    }
+
+    /// Puts the program of a side on an interface, in place of the one that is there.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn attach(&mut self, side: Side, interface: &str) -> Result<Attachment, KernelError> {
+        let pin = self.pins.link(side.as_str());
+        let name = side.program();
+        let program = program(&mut self.ebpf, name)?;
+        let kind = attach::attach(program, interface, &pin, self.tcx)?;
+        let info = program
+            .info()
+            .map_err(|source| KernelError::Program { program: name, source: Box::new(source) })?;
+        Ok(Attachment { kind, program_id: info.id() })
+    }
+
+    /// The maps.
+    #[must_use]
+    pub const fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// Where everything is pinned.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.pins.directory()
+    }
+}
+
+/// A program on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// How.
+    pub kind: AttachKind,
+    /// The kernel's id of the program.
+    pub program_id: u32,
+}
+
+impl Dataplane for Kernel {
+    type Error = KernelError;
+
+    fn read(&mut self) -> Result<MapImage, KernelError> {
+        Ok(self.maps.read()?)
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Result<Applied, KernelError> {
+        let mut applied = Applied::default();
+        for change in &plan.changes {
+            if change.action() == Action::Cut {
+                applied.sessions_cut += self.sweep()?;
+            } else {
+                self.maps.write(change)?;
+                applied.count(change.action());
+            }
+        }
+        Ok(applied)
+    }
+
+    fn sweep(&mut self) -> Result<u64, KernelError> {
+        let mut ended = 0;
+        for name in SWEEPERS {
+            // What is in the frame does not matter, but there must be one.
+            let frame = [0; 64];
+            let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
+            let run = program(&mut self.ebpf, name)?.test_run(options).map_err(|source| {
+                KernelError::Program { program: name, source: Box::new(source) }
+            })?;
+            ended += u64::from(run.return_value);
+        }
+        Ok(ended)
+    }
+}
+
+fn load(pins: &Pins, object: &[u8], max_sessions: Option<u32>) -> Result<Ebpf, KernelError> {
+    let mut loader = EbpfLoader::new();
+    // Nothing in the object depends on the running kernel's types.
+    loader.btf(None);
+    for layout in layouts() {
+        loader.map_pin_path(layout.name, pins.map(layout.name));
+    }
+    if let Some(flows) = max_sessions {
+        let entries = flows.saturating_mul(2);
+        loader.map_max_entries("SESSIONS_V4", entries).map_max_entries("SESSIONS_V6", entries);
+    }
+    loader.load(object).map_err(|error| KernelError::Object(Box::new(error)))
+}
+
+fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, KernelError> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(KernelError::NoProgram(name))
+}
+
+fn load_program(program: &mut SchedClassifier, name: &'static str) -> Result<(), KernelError> {
+    program.load().map_err(|error| match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let lines: Vec<_> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+            let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];
+            let reason = if lines.is_empty() {
+                io_error.to_string()
+            } else {
+                format!("the verifier refused it ({io_error})")
+            };
+            KernelError::Verifier { program: name, reason, log: tail.join("\n") }
+        }
+        other => KernelError::Program { program: name, source: Box::new(other) },
+    })
+}

@@ -1,0 +1,330 @@
+//! The maps of a gateway, typed, opened from their pins: with or without a daemon.
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::util::nr_cpus;
+use gateway_common::family::{Family, V4, V6};
+use gateway_common::records::{
+    Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, Rule, Session, SnatKey,
+};
+use gateway_common::tuple::Tuple;
+
+use super::pins::{Pins, PinsError, is_full};
+use super::raw::{Octets, Raw};
+use crate::image::{Addressing, FamilyImage, MapImage};
+use crate::plan::{Change, Edit, Entry};
+
+/// A map could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MapsError {
+    /// A pin cannot be opened.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    /// A map is full.
+    #[error("failed to {operation} map {map}: it is full")]
+    Full {
+        /// What was tried.
+        operation: &'static str,
+        /// The name of the map.
+        map: String,
+    },
+    /// A system call failed.
+    #[error("failed to {operation} map {map}")]
+    Access {
+        /// What was tried.
+        operation: &'static str,
+        /// The name of the map.
+        map: String,
+        /// The cause.
+        source: MapError,
+    },
+    /// The number of CPUs is not known.
+    #[error("failed to read {path}")]
+    Cpus {
+        /// The file that tells.
+        path: &'static str,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+/// The maps of a gateway.
+pub struct Maps {
+    config: Array<MapData, Raw<Config>>,
+    rules: HashMap<MapData, u32, Raw<Rule>>,
+    rule_counters: PerCpuArray<MapData, Raw<Counter>>,
+    counters: PerCpuArray<MapData, Raw<Counter>>,
+    v4: FamilyMaps<V4>,
+    v6: FamilyMaps<V6>,
+}
+
+/// The maps of one family.
+struct FamilyMaps<F: Family> {
+    sessions: HashMap<MapData, Raw<Tuple<F>>, Raw<Session<F>>>,
+    fips: HashMap<MapData, Raw<FipKey<F>>, Raw<Fip<F>>>,
+    dnats: HashMap<MapData, Raw<DnatKey<F>>, Raw<Dnat<F>>>,
+    snats: LpmTrie<MapData, Octets<F::Addr>, Raw<Pool<F>>>,
+}
+
+impl Maps {
+    /// Opens the pinned maps.
+    ///
+    /// # Errors
+    ///
+    /// When one is missing, is not what it should be, or the privilege is missing.
+    pub fn open(pins: &Pins) -> Result<Self, MapsError> {
+        Ok(Self {
+            config: open(pins, "CONFIG")?,
+            rules: open(pins, "RULES")?,
+            rule_counters: open(pins, "RULE_COUNTERS")?,
+            counters: open(pins, "COUNTERS")?,
+            v4: FamilyMaps::open(pins)?,
+            v6: FamilyMaps::open(pins)?,
+        })
+    }
+
+    /// Reads everything but sessions and counters.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn read(&self) -> Result<MapImage, MapsError> {
+        let config = self.config()?;
+        let rules = entries(&self.rules)
+            .map(|entry| entry.map(|(id, rule)| (id, rule.0)))
+            .collect::<Result<_, _>>()
+            .map_err(failed("read", "RULES".into()))?;
+        Ok(MapImage {
+            config: (config.generation != 0).then_some(config),
+            rules,
+            v4: self.v4.read()?,
+            v6: self.v6.read()?,
+        })
+    }
+
+    /// The configuration; all zero if there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn config(&self) -> Result<Config, MapsError> {
+        let config = self.config.get(&0, 0).map_err(failed("read", "CONFIG".into()))?;
+        Ok(config.0)
+    }
+
+    /// Writes one change. A cut is not an entry: it does nothing here.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it.
+    pub fn write(&mut self, change: &Change) -> Result<(), MapsError> {
+        match change {
+            Change::Rule(edit) => {
+                if edit.old.is_none() {
+                    self.zero(edit.key)?;
+                }
+                write_hash(&mut self.rules, edit, |key| *key, Raw)
+                    .map_err(failed("write", "RULES".into()))
+            }
+            Change::V4(entry) => self.v4.write(entry),
+            Change::V6(entry) => self.v6.write(entry),
+            Change::Config(edit) => {
+                let none = Config { generation: 0, ..self.config()? };
+                self.config
+                    .set(0, Raw(edit.new.unwrap_or(none)), 0)
+                    .map_err(failed("write", "CONFIG".into()))
+            }
+            Change::Cut(_) => Ok(()),
+        }
+    }
+
+    /// Sets the counter of a rule to zero.
+    fn zero(&mut self, rule: u32) -> Result<(), MapsError> {
+        let cpus = nr_cpus().map_err(|(path, source)| MapsError::Cpus { path, source })?;
+        let zeros = PerCpuValues::try_from(vec![Raw(Counter::default()); cpus])
+            .map_err(|source| MapsError::Cpus { path: "the counters", source })?;
+        self.rule_counters
+            .set(rule, zeros, 0)
+            .map_err(failed("write", "RULE_COUNTERS".into()))
+    }
+
+    /// The counter of a rule, summed over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn rule_counter(&self, rule: u32) -> Result<Counter, MapsError> {
+        sum(&self.rule_counters, rule).map_err(failed("read", "RULE_COUNTERS".into()))
+    }
+
+    /// A counter of the data path, summed over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn counter(&self, index: u32) -> Result<Counter, MapsError> {
+        sum(&self.counters, index).map_err(failed("read", "COUNTERS".into()))
+    }
+
+    /// The session entries of a family, in the order of the map. Entries may come and go meanwhile.
+    pub fn sessions<F: MapFamily>(
+        &self,
+    ) -> impl Iterator<Item = Result<(Tuple<F>, Session<F>), MapsError>> {
+        let map = &F::maps(self).sessions;
+        // A walk that meets a key that is just being deleted begins anew; this bounds it.
+        let limit = map_entries(map).saturating_mul(2);
+        map.iter().take(limit).map(|entry| {
+            entry
+                .map(|(key, session)| (key.0, session.0))
+                .map_err(failed("read", format!("SESSIONS_{}", F::SUFFIX)))
+        })
+    }
+
+    /// The session entry of a key.
+    pub fn session<F: MapFamily>(&self, key: &Tuple<F>) -> Option<Session<F>> {
+        F::maps(self).sessions.get(&Raw(*key), 0).ok().map(|session| session.0)
+    }
+
+    /// How many entries the session maps take.
+    #[must_use]
+    pub fn session_capacity(&self) -> usize {
+        map_entries(&self.v4.sessions)
+    }
+}
+
+/// Picks the maps of a family.
+pub trait MapFamily: Addressing {
+    #[doc(hidden)]
+    #[expect(private_interfaces, reason = "only this module looks inside")]
+    fn maps(maps: &Maps) -> &FamilyMaps<Self>;
+}
+
+impl MapFamily for V4 {
+    #[expect(private_interfaces, reason = "only this module looks inside")]
+    fn maps(maps: &Maps) -> &FamilyMaps<Self> {
+        &maps.v4
+    }
+}
+
+impl MapFamily for V6 {
+    #[expect(private_interfaces, reason = "only this module looks inside")]
+    fn maps(maps: &Maps) -> &FamilyMaps<Self> {
+        &maps.v6
+    }
+}
+
+impl<F: Addressing> FamilyMaps<F> {
+    fn open(pins: &Pins) -> Result<Self, MapsError> {
+        let named = |map: &str| format!("{map}_{}", F::SUFFIX);
+        Ok(Self {
+            sessions: open(pins, &named("SESSIONS"))?,
+            fips: open(pins, &named("FIPS"))?,
+            dnats: open(pins, &named("DNATS"))?,
+            snats: open(pins, &named("SNATS"))?,
+        })
+    }
+
+    fn read(&self) -> Result<FamilyImage<F>, MapsError> {
+        let failed = |map: &str| failed("read", format!("{map}_{}", F::SUFFIX));
+        Ok(FamilyImage {
+            fips: entries(&self.fips)
+                .map(|entry| entry.map(|(key, fip)| (key.0, fip.0)))
+                .collect::<Result<_, _>>()
+                .map_err(failed("FIPS"))?,
+            dnats: entries(&self.dnats)
+                .map(|entry| entry.map(|(key, dnat)| (key.0, dnat.0)))
+                .collect::<Result<_, _>>()
+                .map_err(failed("DNATS"))?,
+            snats: self
+                .snats
+                .iter()
+                .map(|entry| entry.map(|(key, pool)| (snat_key(&key), pool.0)))
+                .collect::<Result<_, _>>()
+                .map_err(failed("SNATS"))?,
+        })
+    }
+
+    fn write(&mut self, entry: &Entry<F>) -> Result<(), MapsError> {
+        let failed = |map: &str| failed("write", format!("{map}_{}", F::SUFFIX));
+        match entry {
+            Entry::Fip(edit) => {
+                write_hash(&mut self.fips, edit, |key| Raw(*key), Raw).map_err(failed("FIPS"))
+            }
+            Entry::Dnat(edit) => {
+                write_hash(&mut self.dnats, edit, |key| Raw(*key), Raw).map_err(failed("DNATS"))
+            }
+            Entry::Snat(edit) => {
+                let key = Key::new(edit.key.prefix_len, Octets(edit.key.network));
+                match edit.new {
+                    Some(pool) => self.snats.insert(&key, Raw(pool), 0),
+                    None => self.snats.remove(&key).or_else(gone),
+                }
+                .map_err(failed("SNATS"))
+            }
+        }
+    }
+}
+
+fn snat_key<F: Family>(key: &Key<Octets<F::Addr>>) -> SnatKey<F> {
+    SnatKey { prefix_len: key.prefix_len(), network: key.data().0 }
+}
+
+fn open<M: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &str) -> Result<M, MapsError> {
+    MapData::from_pin(pins.map(name))
+        .and_then(Map::from_map_data)
+        .and_then(M::try_from)
+        .map_err(failed("open", name.to_owned()))
+}
+
+fn entries<K: aya::Pod, V: aya::Pod>(
+    map: &HashMap<MapData, K, V>,
+) -> impl Iterator<Item = Result<(K, V), MapError>> {
+    map.iter()
+}
+
+fn write_hash<K, V, RK: aya::Pod, RV: aya::Pod>(
+    map: &mut HashMap<MapData, RK, RV>,
+    edit: &Edit<K, V>,
+    key: impl Fn(&K) -> RK,
+    value: impl Fn(V) -> RV,
+) -> Result<(), MapError>
+where
+    V: Copy,
+{
+    match edit.new {
+        Some(new) => map.insert(key(&edit.key), value(new), 0),
+        None => map.remove(&key(&edit.key)).or_else(gone),
+    }
+}
+
+/// Deleting what is not there is no error.
+fn gone(error: MapError) -> Result<(), MapError> {
+    let missing = match &error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    };
+    if missing { Ok(()) } else { Err(error) }
+}
+
+fn sum(map: &PerCpuArray<MapData, Raw<Counter>>, index: u32) -> Result<Counter, MapError> {
+    let values = map.get(&index, 0)?;
+    Ok(values.iter().fold(Counter::default(), |sum, value| Counter {
+        packets: sum.packets + value.0.packets,
+        bytes: sum.bytes + value.0.bytes,
+    }))
+}
+
+fn map_entries<K: aya::Pod, V: aya::Pod>(map: &HashMap<MapData, K, V>) -> usize {
+    map.map().info().map_or(usize::MAX, |info| info.max_entries() as usize)
+}
+
+fn failed(operation: &'static str, map: String) -> impl FnOnce(MapError) -> MapsError {
+    move |source| {
+        if is_full(&source) {
+            MapsError::Full { operation, map }
+        } else {
+            MapsError::Access { operation, map, source }
+        }
+    }
+}

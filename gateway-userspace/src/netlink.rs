@@ -1,0 +1,364 @@
+//! Interfaces, addresses and routes of the network namespace that this process is in.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::stream::{StreamExt as _, TryStreamExt as _};
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use nix::errno::Errno;
+use rtnetlink::{
+    AddressMessageBuilder, Error, Handle, MulticastGroup, RouteMessageBuilder, new_connection,
+    new_multicast_connection,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+/// A question to the kernel or an order was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// No netlink socket.
+    #[error("failed to open a netlink socket")]
+    Socket(#[source] io::Error),
+    /// There is no such interface.
+    #[error("interface {0} does not exist in this network namespace")]
+    NoInterface(String),
+    /// The kernel refused.
+    #[error("failed to {operation} {object}: {source}")]
+    Refused {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        object: String,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// An interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// What kind of virtual interface it is; `None` for hardware.
+    pub kind: Option<String>,
+    /// Its link-layer address, if it is an Ethernet.
+    pub mac: Option<[u8; 6]>,
+    /// Whether it is up.
+    pub up: bool,
+}
+
+/// A route of the main table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Route {
+    /// Destination.
+    pub destination: IpNet,
+    /// Next hop, if there is one.
+    pub via: Option<IpAddr>,
+    /// Index of the interface.
+    #[serde(skip)]
+    pub ifindex: u32,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.destination.prefix_len() == 0 {
+            write!(f, "default")?;
+        } else {
+            write!(f, "{}", self.destination)?;
+        }
+        self.via.map_or(Ok(()), |via| write!(f, " via {via}"))
+    }
+}
+
+/// A netlink connection, served by a task of the current runtime.
+#[derive(Clone)]
+pub struct Netlink {
+    handle: Handle,
+}
+
+impl Netlink {
+    /// Opens a connection.
+    ///
+    /// # Errors
+    ///
+    /// When there is no socket to be had.
+    pub fn connect() -> Result<Self, NetlinkError> {
+        let (connection, handle, _) = new_connection().map_err(NetlinkError::Socket)?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// The interface of that name.
+    ///
+    /// # Errors
+    ///
+    /// [`NetlinkError::NoInterface`] if there is none.
+    pub async fn interface(&self, name: &str) -> Result<Interface, NetlinkError> {
+        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
+        match links.try_next().await {
+            Ok(Some(link)) => Ok(interface(name, &link)),
+            Ok(None) => Err(NetlinkError::NoInterface(name.to_owned())),
+            Err(error) if code(&error) == Some(Errno::ENODEV) => {
+                Err(NetlinkError::NoInterface(name.to_owned()))
+            }
+            Err(error) => Err(refused("read interface", name.to_owned())(error)),
+        }
+    }
+
+    /// The addresses of an interface.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub async fn addresses(&self, ifindex: u32) -> Result<Vec<IpNet>, NetlinkError> {
+        let list = self.handle.address().get().set_link_index_filter(ifindex).execute();
+        let messages: Vec<AddressMessage> = list
+            .try_collect()
+            .await
+            .map_err(refused("list the addresses of interface", format!("#{ifindex}")))?;
+        Ok(messages.iter().filter_map(address).collect())
+    }
+
+    /// Adds an address. Nothing happens if it is there.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub async fn add_address(&self, ifindex: u32, address: IpNet) -> Result<(), NetlinkError> {
+        let mut request =
+            self.handle.address().add(ifindex, address.addr(), address.prefix_len());
+        if address.addr().is_ipv6() {
+            // It must work at once, and our own announcement tells whoever holds it.
+            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+            request.message_mut().attributes.push(flags);
+        }
+        accept(request.execute().await, Errno::EEXIST)
+            .map_err(refused("add address", address.to_string()))
+    }
+
+    /// Removes an address. Nothing happens if it is gone.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub async fn remove_address(&self, ifindex: u32, address: IpNet) -> Result<(), NetlinkError> {
+        let message = match address {
+            IpNet::V4(net) => AddressMessageBuilder::<Ipv4Addr>::new()
+                .index(ifindex)
+                .address(net.addr(), net.prefix_len())
+                .build(),
+            IpNet::V6(net) => AddressMessageBuilder::<Ipv6Addr>::new()
+                .index(ifindex)
+                .address(net.addr(), net.prefix_len())
+                .build(),
+        };
+        accept(self.handle.address().del(message).execute().await, Errno::EADDRNOTAVAIL)
+            .map_err(refused("remove address", address.to_string()))
+    }
+
+    /// The unicast routes of the main table, of both families.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub async fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
+        let mut routes = Vec::new();
+        for query in [
+            RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        ] {
+            let mut list = self.handle.route().get(query).execute();
+            while let Some(message) =
+                list.try_next().await.map_err(refused("list", "the routes".into()))?
+            {
+                routes.extend(route(&message));
+            }
+        }
+        Ok(routes)
+    }
+
+    /// Adds a route, on link if its next hop is not in a network of the interface.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses; if the destination has a route already, too.
+    pub async fn add_route(&self, route: &Route) -> Result<(), NetlinkError> {
+        self.handle
+            .route()
+            .add(route_message(route))
+            .execute()
+            .await
+            .map_err(refused("add route", route.to_string()))
+    }
+
+    /// Removes a route. Nothing happens if it is gone.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub async fn remove_route(&self, route: &Route) -> Result<(), NetlinkError> {
+        accept(self.handle.route().del(route_message(route)).execute().await, Errno::ESRCH)
+            .map_err(refused("remove route", route.to_string()))
+    }
+}
+
+/// Receives `()` whenever a link, address, route or routing rule changed.
+///
+/// # Errors
+///
+/// When there is no socket to be had.
+pub fn changes() -> Result<mpsc::Receiver<()>, NetlinkError> {
+    let (connection, _handle, mut messages) = new_multicast_connection(&[
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+        MulticastGroup::Ipv4Rule,
+        MulticastGroup::Ipv6Rule,
+    ])
+    .map_err(NetlinkError::Socket)?;
+    tokio::spawn(connection);
+    // One slot: a change that waits covers those that come after it.
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while messages.next().await.is_some() {
+            if let Err(mpsc::error::TrySendError::Closed(())) = sender.try_send(()) {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+fn interface(name: &str, link: &LinkMessage) -> Interface {
+    let mut found = Interface {
+        name: name.to_owned(),
+        index: link.header.index,
+        mtu: 0,
+        kind: None,
+        mac: None,
+        up: link.header.flags.contains(LinkFlags::Up),
+    };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::Mtu(mtu) => found.mtu = *mtu,
+            LinkAttribute::Address(octets) => found.mac = octets.as_slice().try_into().ok(),
+            LinkAttribute::LinkInfo(about) => {
+                found.kind = about.iter().find_map(|one| match one {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn address(message: &AddressMessage) -> Option<IpNet> {
+    // On a point-to-point link `Address` is the peer; `Local` is ours wherever it is there.
+    let mut found = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => found = Some(*address),
+            AddressAttribute::Address(address) => found = found.or(Some(*address)),
+            _ => {}
+        }
+    }
+    IpNet::new(found?, message.header.prefix_len).ok()
+}
+
+fn route(message: &RouteMessage) -> Option<Route> {
+    let header = &message.header;
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+        return None;
+    }
+    let v4 = header.address_family == netlink_packet_route::AddressFamily::Inet;
+    let any = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let (mut to, mut via, mut ifindex): (IpAddr, _, _) = (any, None, 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => to = ip(address)?,
+            RouteAttribute::Gateway(address) => via = ip(address),
+            RouteAttribute::Oif(index) => ifindex = *index,
+            _ => {}
+        }
+    }
+    Some(Route {
+        destination: IpNet::new(to, header.destination_prefix_length).ok()?,
+        via,
+        ifindex,
+    })
+}
+
+const fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}
+
+fn route_message(route: &Route) -> RouteMessage {
+    let (to, length) = (route.destination.addr(), route.destination.prefix_len());
+    let mut message = match (to, route.via) {
+        (IpAddr::V4(to), via) => {
+            let builder =
+                RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, length).onlink();
+            match via {
+                Some(IpAddr::V4(via)) => builder.gateway(via),
+                Some(IpAddr::V6(via)) => builder.via(via),
+                None => builder.scope(RouteScope::Link),
+            }
+            .output_interface(route.ifindex)
+            .build()
+        }
+        (IpAddr::V6(to), via) => {
+            let builder =
+                RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(to, length).onlink();
+            match via {
+                Some(IpAddr::V6(via)) => builder.gateway(via),
+                Some(IpAddr::V4(_)) | None => builder,
+            }
+            .output_interface(route.ifindex)
+            .build()
+        }
+    };
+    message.header.protocol = RouteProtocol::Static;
+    message
+}
+
+fn code(error: &Error) -> Option<Errno> {
+    match error {
+        Error::NetlinkError(message) => message.to_io().raw_os_error().map(Errno::from_raw),
+        _ => None,
+    }
+}
+
+fn accept(result: Result<(), Error>, harmless: Errno) -> Result<(), Error> {
+    match result {
+        Err(error) if code(&error) == Some(harmless) => Ok(()),
+        other => other,
+    }
+}
+
+fn refused(operation: &'static str, object: String) -> impl FnOnce(Error) -> NetlinkError {
+    move |error| {
+        let source = match &error {
+            Error::NetlinkError(message) => message.to_io(),
+            other => io::Error::other(other.to_string()),
+        };
+        NetlinkError::Refused { operation, object, source }
+    }
+}
