@@ -141,9 +141,9 @@ fn deny(workspace: &Workspace) -> Result<Outcome> {
     // Advisories need a database from the network and change from day to day: not a matter of a build.
     passed(workspace.cargo().args([
         "deny",
-        "check",
         "--config",
         ".deny.toml",
+        "check",
         "bans",
         "licenses",
         "sources",
