@@ -45,6 +45,9 @@ struct Row {
 /// A step fails; the others have run nevertheless.
 pub(crate) fn run(_: Options) -> Result<()> {
     let workspace = Workspace::locate()?;
+    if let Err(error) = setup::ensure_components(&workspace) {
+        console::error(&error);
+    }
     let steps: [(&'static str, Step); 7] = [
         ("lock file", lock_file),
         ("format", format),
@@ -98,7 +101,7 @@ fn lock_file(workspace: &Workspace) -> Result<Outcome> {
 
 fn format(workspace: &Workspace) -> Result<Outcome> {
     passed(workspace.cargo().args(["fmt", "--all", "--", "--check"]))
-        .context("`cargo fmt --all` changes something (`rustup component add rustfmt` gets it)")
+        .context("`cargo fmt --all` changes something")
 }
 
 fn clippy_host(workspace: &Workspace) -> Result<Outcome> {
@@ -110,7 +113,7 @@ fn clippy_host(workspace: &Workspace) -> Result<Outcome> {
         "-D",
         "warnings",
     ]))
-    .context("clippy has warnings (`rustup component add clippy` gets it)")
+    .context("clippy has warnings")
 }
 
 fn clippy_bpf(workspace: &Workspace) -> Result<Outcome> {

@@ -1,10 +1,11 @@
 //! `setup`: everything that builds and tests need, installed once.
 //!
-//! Three steps, each of which first looks whether it is done: the source of the standard library,
-//! `bpf-linker`, and the programs that tests and the demo run. The other verbs call the step they
+//! Steps, each of which first looks whether it is done: the source of the standard library,
+//! `bpf-linker`, the programs that tests and the demo run, and the compiler's own checkers. The other verbs call the step they
 //! need, so nobody has to type `setup`.
 
 mod apt;
+mod components;
 mod linker;
 mod packages;
 mod rust_src;
@@ -67,7 +68,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
         toolchain.release, toolchain.host, toolchain.llvm_major
     ));
     if options.check {
-        return report(&toolchain);
+        return report(&workspace, &toolchain);
     }
     step("rust-src", toolchain.has_rust_src(), || {
         rust_src::install(&workspace, &toolchain, options.rust_src)
@@ -79,7 +80,10 @@ pub(crate) fn run(options: Options) -> Result<()> {
         STEPS.say(format_args!("bpf-linker: {}", linker.display()));
     }
     let missing = packages::missing();
-    step("programs", missing.is_empty(), || packages::install(&missing))
+    step("programs", missing.is_empty(), || packages::install(&missing))?;
+    // Last: only `check` needs them.
+    let missing = components::missing(&workspace);
+    step("rustfmt, clippy", missing.is_empty(), || components::install(&missing))
 }
 
 /// Returns compiler and linker, and installs what is missing.
@@ -100,6 +104,19 @@ pub(crate) fn ensure_compilers(workspace: &Workspace) -> Result<Toolset> {
         Some(linker) => Ok(Toolset { toolchain, linker }),
         None => bail!("bpf-linker was installed but does not run; try `cargo xtask setup`"),
     }
+}
+
+/// Installs `rustfmt` and `clippy` where they are missing.
+///
+/// # Errors
+///
+/// They cannot be installed.
+pub(crate) fn ensure_components(workspace: &Workspace) -> Result<()> {
+    let missing = components::missing(workspace);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    step("rustfmt, clippy", false, || components::install(&missing))
 }
 
 /// Installs the programs that tests and the demo run, where they are missing.
@@ -129,7 +146,7 @@ fn step(name: &str, done: bool, install: impl FnOnce() -> Result<()>) -> Result<
 }
 
 /// `--check`: one line per part.
-fn report(toolchain: &Toolchain) -> Result<()> {
+fn report(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
     let mut required = 0;
     let mut say = |name: &str, present: Option<String>, absent: &str, optional: bool| {
         let state = match (present, optional) {
@@ -150,6 +167,9 @@ fn report(toolchain: &Toolchain) -> Result<()> {
         let path = process::find(program.command).map(|path| path.display().to_string());
         say(program.command, path, program.purpose, program.optional);
     }
+    let components = components::missing(workspace);
+    let complete = components.is_empty().then(String::new);
+    say("rustfmt, clippy", complete, &format!("{} for `check`", components.join(" ")), true);
     if required > 0 {
         bail!("{required} parts are missing; `cargo xtask setup` installs them");
     }
