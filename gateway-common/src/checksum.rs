@@ -78,6 +78,8 @@ pub struct ChecksumDelta {
 /// How a protocol's checksum behaves under NAT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum L4Checksum {
+    /// There is none, or none that addresses and ports have a part in.
+    None,
     /// Covers the pseudo header: TCP, ICMPv6, UDP over IPv6, DCCP.
     Pseudo,
     /// As [`L4Checksum::Pseudo`], and zero means "none" (RFC 768): UDP over IPv4.
@@ -92,6 +94,7 @@ impl L4Checksum {
     #[must_use]
     pub fn patched(self, field: [u8; 2], delta: ChecksumDelta) -> [u8; 2] {
         match self {
+            Self::None => field,
             Self::Pseudo => delta.addresses.and(delta.ports).apply(field),
             Self::PseudoOptional if field == [0, 0] => field,
             Self::PseudoOptional => match delta.addresses.and(delta.ports).apply(field) {

@@ -5,58 +5,43 @@
 
 use crate::{
     family::Family,
-    parse::{Parsed, PortFields},
-    pipeline::{Arrival, Rewrite},
+    parse::PortFields,
+    pipeline::Passage,
     records::{Config, DnatKey, FipKey, HAIRPIN, Unmatched},
     tables::{Route, RouteQuery, Tables},
     tuple::Direction,
     verdict::{DropReason, Exit, PassReason},
 };
 
-/// How a session gets its source address and port.
+/// What is still to be done once a rule is found.
+///
+/// Without a payload: the verifier refuses to store the part of a variant that is undefined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// As the rewrite has them.
-    Kept,
-    /// The address as the rewrite has it, with a free port of it.
-    FreePort,
-    /// A free port of an EIP from the SNAT pool of the original source.
-    Pool,
-}
-
-/// What is to be done with a packet whose flow has no session, beside the rewrite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Action {
-    /// Open a session.
-    Open {
-        /// What is still to be chosen.
-        source: Source,
-        /// [`HAIRPIN`] or 0.
-        flags: u8,
-    },
-    /// Rewrite by a floating IP, which needs no state; or route it as it is.
+    /// Nothing: the rewrite is complete and needs no state.
     Stateless,
+    /// Open a session with the source as the rewrite has it.
+    OpenKept,
+    /// Open a session with a free port of the source address that the rewrite has.
+    OpenPort,
+    /// Open a session with a free port of an EIP from the SNAT pool of the original source.
+    OpenPool,
 }
 
 /// Finds the rule for a packet without a session.
 ///
-/// `rewrite` comes in as the packet is and goes out as far as the rule decides it.
+/// The rewrite comes in as the packet is and goes out as far as the rule decides it.
 ///
 /// # Errors
 ///
 /// An [`Exit`] for packets that no rule covers and for those that are the gateway's own.
 #[inline(always)]
-pub fn classify<F: Family, T: Tables<F>>(
-    parsed: &Parsed<F>,
-    rewrite: &mut Rewrite<F>,
-    tables: &mut T,
-    config: &Config,
-    arrival: &Arrival,
-) -> Result<Action, Exit> {
-    let target = redirect(parsed, rewrite, tables);
-    match arrival.direction {
-        Direction::Outbound => outbound(parsed, target, rewrite, tables, config, arrival),
-        Direction::Inbound => inbound(parsed, target, rewrite, tables, config, arrival),
+pub fn classify<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<Action, Exit> {
+    let target = redirect(passage);
+    match passage.arrival.direction {
+        Direction::Outbound => outbound(passage, target),
+        Direction::Inbound => inbound(passage, target),
     }
 }
 
@@ -70,13 +55,10 @@ enum Target {
 
 /// Turns the destination to the inside if a rule says so: a FIP wins everything on its EIP.
 #[inline(always)]
-fn redirect<F: Family, T: Tables<F>>(
-    parsed: &Parsed<F>,
-    rewrite: &mut Rewrite<F>,
-    tables: &mut T,
-) -> Target {
+fn redirect<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Target {
+    let (parsed, rewrite) = (&passage.parsed, &mut passage.rewrite);
     let ends = &parsed.tuple.endpoints;
-    if let Some(fip) = tables.fip(&FipKey::new(ends.destination, Direction::Inbound)) {
+    if let Some(fip) = passage.tables.fip(&FipKey::new(&ends.destination, Direction::Inbound)) {
         rewrite.endpoints.destination = fip.peer;
         rewrite.rule = fip.rule;
         return Target::Fip;
@@ -90,7 +72,7 @@ fn redirect<F: Family, T: Tables<F>>(
         protocol: parsed.tuple.protocol,
         zero: 0,
     };
-    let Some(backend) = tables.dnat(&key) else {
+    let Some(backend) = passage.tables.dnat(&key) else {
         return Target::Itself;
     };
     rewrite.endpoints.destination = backend.address;
@@ -102,97 +84,80 @@ fn redirect<F: Family, T: Tables<F>>(
 /// From the VPC: to the outside, or back into the VPC through an EIP (RFC 4787 REQ-9).
 #[inline(always)]
 fn outbound<F: Family, T: Tables<F>>(
-    parsed: &Parsed<F>,
+    passage: &mut Passage<'_, F, T>,
     target: Target,
-    rewrite: &mut Rewrite<F>,
-    tables: &mut T,
-    config: &Config,
-    arrival: &Arrival,
 ) -> Result<Action, Exit> {
-    let ends = &parsed.tuple.endpoints;
+    let ends = &passage.parsed.tuple.endpoints;
+    let own = FipKey::new(&ends.source, Direction::Outbound);
     // Rule 0 is no rule.
-    let own =
-        tables.fip(&FipKey::new(ends.source, Direction::Outbound)).copied().unwrap_or_default();
+    let own = passage.tables.fip(&own).copied().unwrap_or_default();
     if target != Target::Itself {
         // The other side must see an outside address, or it would answer past the gateway.
-        let (source, action) = match (own.rule, target) {
-            (0, _) => (ends.destination, Action::Open { source: Source::FreePort, flags: HAIRPIN }),
+        passage.flags = HAIRPIN;
+        let source = &mut passage.rewrite.endpoints.source;
+        let action = if own.rule == 0 {
+            *source = ends.destination;
+            Action::OpenPort
+        } else {
+            *source = own.peer;
             // Between two floating IPs both rewrites are 1:1, so no state is needed.
-            (_, Target::Fip) => (own.peer, Action::Stateless),
-            (_, Target::Dnat | Target::Itself) => {
-                (own.peer, Action::Open { source: Source::Kept, flags: HAIRPIN })
+            match target {
+                Target::Fip => Action::Stateless,
+                Target::Dnat | Target::Itself => Action::OpenKept,
             }
         };
-        rewrite.endpoints.source = source;
-        inside_route(parsed, rewrite, tables, config, arrival)?;
+        inside_route(passage)?;
         return Ok(action);
     }
-    match route(parsed, rewrite, tables, arrival) {
+    match route(passage) {
         Route::Forward => {}
         Route::Local => return Err(PassReason::Local.into()),
         Route::Refused => return Err(DropReason::NoRoute.into()),
     }
     if own.rule != 0 {
-        rewrite.endpoints.source = own.peer;
-        rewrite.rule = own.rule;
+        passage.rewrite.endpoints.source = own.peer;
+        passage.rewrite.rule = own.rule;
         return Ok(Action::Stateless);
     }
-    if rewrite.next_hop.ifindex == config.internal_ifindex {
+    let egress = passage.rewrite.next_hop.ifindex;
+    if egress == passage.config.internal_ifindex {
         return Err(PassReason::VpcInternal.into());
     }
     // Kube-OVN's SNAT rules bind the external interface; a third one is not theirs.
-    if rewrite.next_hop.ifindex == config.external_ifindex {
-        if let Some(member) = tables.snat(&ends.source, 0) {
-            rewrite.endpoints.source = member.eip;
-            rewrite.rule = member.rule;
-            return Ok(Action::Open { source: Source::Pool, flags: 0 });
-        }
+    let source = &passage.parsed.tuple.endpoints.source;
+    if egress == passage.config.external_ifindex && passage.tables.snat(source, 0).is_some() {
+        return Ok(Action::OpenPool);
     }
-    unmatched(config, DropReason::NoRule)
+    unmatched(passage.config, DropReason::NoRule)
 }
 
 /// From outside: to an EIP.
 #[inline(always)]
 fn inbound<F: Family, T: Tables<F>>(
-    parsed: &Parsed<F>,
+    passage: &mut Passage<'_, F, T>,
     target: Target,
-    rewrite: &mut Rewrite<F>,
-    tables: &mut T,
-    config: &Config,
-    arrival: &Arrival,
 ) -> Result<Action, Exit> {
     if target != Target::Itself {
-        inside_route(parsed, rewrite, tables, config, arrival)?;
-        return Ok(match target {
-            Target::Fip => Action::Stateless,
-            Target::Dnat | Target::Itself => Action::Open { source: Source::Kept, flags: 0 },
-        });
+        inside_route(passage)?;
+        return Ok(if target == Target::Fip { Action::Stateless } else { Action::OpenKept });
     }
-    match route(parsed, rewrite, tables, arrival) {
+    match route(passage) {
         Route::Local => Err(PassReason::Local.into()),
         Route::Refused => Err(DropReason::NoRoute.into()),
         Route::Forward => {
-            let action = unmatched(config, DropReason::NotAddressedHere)?;
+            let action = unmatched(passage.config, DropReason::NotAddressedHere)?;
             // Pinned, so that the reply leaves untranslated too, whatever SNAT rule covers it.
-            if parsed.is_trackable() {
-                return Ok(Action::Open { source: Source::Kept, flags: 0 });
-            }
-            Ok(action)
+            Ok(if passage.parsed.is_trackable() { Action::OpenKept } else { action })
         }
     }
 }
 
 /// The route of a packet to an inside address: never back out by the external interface.
 #[inline(always)]
-fn inside_route<F: Family, T: Tables<F>>(
-    parsed: &Parsed<F>,
-    rewrite: &mut Rewrite<F>,
-    tables: &mut T,
-    config: &Config,
-    arrival: &Arrival,
-) -> Result<(), Exit> {
-    match route(parsed, rewrite, tables, arrival) {
-        Route::Forward if rewrite.next_hop.ifindex != config.external_ifindex => Ok(()),
+fn inside_route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
+    let external = passage.config.external_ifindex;
+    match route(passage) {
+        Route::Forward if passage.rewrite.next_hop.ifindex != external => Ok(()),
         Route::Forward | Route::Local => Err(DropReason::NotInside.into()),
         Route::Refused => Err(DropReason::NoRoute.into()),
     }
@@ -200,15 +165,16 @@ fn inside_route<F: Family, T: Tables<F>>(
 
 /// Asks for the route of the rewritten packet.
 #[inline(always)]
-pub(crate) fn route<F: Family, T: Tables<F>>(
-    parsed: &Parsed<F>,
-    rewrite: &mut Rewrite<F>,
-    tables: &mut T,
-    arrival: &Arrival,
-) -> Route {
-    let query = RouteQuery { ifindex: arrival.ifindex, protocol: parsed.tuple.protocol };
-    let ends = &rewrite.endpoints;
-    tables.route(&query, &parsed.tuple.endpoints.source, &ends.destination, &mut rewrite.next_hop)
+pub(crate) fn route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Route {
+    let tuple = &passage.parsed.tuple;
+    let query = RouteQuery { ifindex: passage.arrival.ifindex, protocol: tuple.protocol };
+    let rewrite = &mut passage.rewrite;
+    passage.tables.route(
+        &query,
+        &tuple.endpoints.source,
+        &rewrite.endpoints.destination,
+        &mut rewrite.next_hop,
+    )
 }
 
 /// Applies `--unmatched`.

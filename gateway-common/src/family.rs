@@ -218,8 +218,8 @@ impl Family for V4 {
     #[inline(always)]
     fn parse<P: Packet>(packet: &mut P, parsed: &mut Parsed<Self>) -> Result<(), Exit> {
         let header = packet.at::<ipv4::Ipv4Header>(ethernet::BYTES)?;
-        let header_bytes = usize::from(header.version_ihl & 0x0f) * 4;
-        if header.version_ihl >> 4 != 4 || header_bytes < ipv4::BYTES {
+        let header_bytes = u16::from(header.version_ihl & 0x0f) * 4;
+        if header.version_ihl >> 4 != 4 || usize::from(header_bytes) < ipv4::BYTES {
             return Err(DropReason::BadHeader.into());
         }
         let field = header.fragment.get();
@@ -229,7 +229,7 @@ impl Family for V4 {
         parsed.tuple.endpoints.destination = Ipv4 { octets: header.destination };
         parsed.tuple.protocol = header.protocol;
         parsed.ttl = header.ttl;
-        parsed.l4 = ethernet::BYTES + header_bytes;
+        parsed.l4 = ethernet::BYTES as u16 + header_bytes;
         Ok(())
     }
 
@@ -278,7 +278,7 @@ impl Family for V6 {
         ends.destination = Ipv6 { octets: header.destination };
         parsed.tuple.protocol = header.next_header;
         parsed.ttl = header.hop_limit;
-        parsed.l4 = ethernet::BYTES + ipv6::BYTES;
+        parsed.l4 = (ethernet::BYTES + ipv6::BYTES) as u16;
         // Neighbour and router discovery lives on link-local addresses and in groups.
         if ends.destination.is_link_local() || ends.source.is_link_local() {
             return Err(PassReason::LinkLocal.into());
@@ -310,11 +310,11 @@ impl Family for V6 {
 fn next_extension<P: Packet>(packet: &mut P, parsed: &mut Parsed<V6>) -> Result<bool, Exit> {
     let counts_words = match parsed.tuple.protocol {
         ipv6::FRAGMENT => {
-            let header = packet.at::<ipv6::FragmentHeader>(parsed.l4)?;
+            let header = packet.at::<ipv6::FragmentHeader>(usize::from(parsed.l4))?;
             let field = header.offset_more.get();
             parsed.fragment = Fragment::from_parts(field >> 3, field & 1 != 0);
             parsed.tuple.protocol = header.next_header;
-            parsed.l4 += size_of::<ipv6::FragmentHeader>();
+            parsed.l4 += size_of::<ipv6::FragmentHeader>() as u16;
             // What follows in a later fragment is payload, whatever its bytes look like.
             return Ok(parsed.fragment != Fragment::Later);
         }
@@ -322,8 +322,8 @@ fn next_extension<P: Packet>(packet: &mut P, parsed: &mut Parsed<V6>) -> Result<
         ipv6::AUTHENTICATION => true,
         _ => return Ok(false),
     };
-    let header = packet.at::<ipv6::Extension>(parsed.l4)?;
-    let units = usize::from(header.length);
+    let header = packet.at::<ipv6::Extension>(usize::from(parsed.l4))?;
+    let units = u16::from(header.length);
     parsed.l4 += if counts_words { (units + 2) * 4 } else { (units + 1) * 8 };
     parsed.tuple.protocol = header.next_header;
     Ok(true)

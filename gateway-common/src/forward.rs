@@ -3,9 +3,7 @@
 use crate::{
     family::Family,
     packet::Packet,
-    parse::Parsed,
-    pipeline::Rewrite,
-    records::Config,
+    pipeline::{Passage, Rewrite},
     tuple::Direction,
     verdict::{DropReason, Exit, PassReason, Verdict},
 };
@@ -17,23 +15,21 @@ use crate::{
 /// [`PassReason::TtlExpired`] lets the kernel answer a host of the VPC from the LAN address; it
 /// forwards nothing whose TTL has run out. In all other cases a [`DropReason`].
 #[inline(always)]
-pub fn check<F: Family, P: Packet>(
+pub fn check<F: Family, P: Packet, T>(
     packet: &mut P,
-    parsed: &Parsed<F>,
-    rewrite: &Rewrite<F>,
-    config: &Config,
-    direction: Direction,
+    passage: &Passage<'_, F, T>,
 ) -> Result<(), Exit> {
+    let (parsed, rewrite) = (&passage.parsed, &passage.rewrite);
     if parsed.ttl <= 1 {
         let turns_round = rewrite.endpoints.destination != parsed.tuple.endpoints.destination;
-        return Err(match direction {
+        return Err(match passage.arrival.direction {
             // The kernel would take a packet to an EIP for its own and answer in its place.
             Direction::Outbound if !turns_round => PassReason::TtlExpired.into(),
             Direction::Outbound | Direction::Inbound => DropReason::TtlExpired.into(),
         });
     }
     let egress = rewrite.next_hop.ifindex;
-    if packet.exceeds(egress, config.mtu(egress)) {
+    if packet.exceeds(egress, passage.config.mtu(egress)) {
         return Err(DropReason::TooBig.into());
     }
     Ok(())

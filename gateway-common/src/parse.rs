@@ -59,10 +59,12 @@ pub struct Parsed<F: Family> {
     pub fragment: Fragment,
     /// Where the ports are.
     pub ports: PortFields,
-    /// Where the checksum lies in bytes from the start of the frame, and how it behaves.
-    pub checksum: Option<(usize, L4Checksum)>,
+    /// How the layer-4 checksum behaves.
+    pub checksum: L4Checksum,
+    /// Where it lies, in bytes from the start of the layer-4 header.
+    pub checksum_at: u8,
     /// Offset of the layer-4 header in bytes from the start of the frame.
-    pub l4: usize,
+    pub l4: u16,
 }
 
 impl<F: Family> Parsed<F> {
@@ -86,7 +88,8 @@ impl<F: Family> Parsed<F> {
             tcp_flags: 0,
             fragment: Fragment::Whole,
             ports: PortFields::None,
-            checksum: None,
+            checksum: L4Checksum::None,
+            checksum_at: 0,
             l4: 0,
         }
     }
@@ -119,25 +122,25 @@ fn parse_transport<F: Family, P: Packet>(
     packet: &mut P,
     parsed: &mut Parsed<F>,
 ) -> Result<(), Exit> {
-    let l4 = parsed.l4;
+    let l4 = usize::from(parsed.l4);
     match parsed.tuple.protocol {
         transport::TCP => {
             let tcp = *packet.at::<TcpStart>(l4)?;
             parsed.tcp_flags = tcp.flags;
             set_ports(parsed, tcp.ports);
-            parsed.checksum = Some((l4 + transport::TCP_CHECKSUM, L4Checksum::Pseudo));
+            (parsed.checksum, parsed.checksum_at) = (L4Checksum::Pseudo, transport::TCP_CHECKSUM);
         }
         transport::UDP => {
             let ports = *packet.at::<Ports>(l4)?;
             set_ports(parsed, ports);
             // RFC 8200 section 8.1: over IPv6 a zero checksum is not "none".
             let kind = if F::BITS == 32 { L4Checksum::PseudoOptional } else { L4Checksum::Pseudo };
-            parsed.checksum = Some((l4 + transport::UDP_CHECKSUM, kind));
+            (parsed.checksum, parsed.checksum_at) = (kind, transport::UDP_CHECKSUM);
         }
         transport::UDP_LITE | transport::DCCP => {
             let ports = *packet.at::<Ports>(l4)?;
             set_ports(parsed, ports);
-            parsed.checksum = Some((l4 + transport::UDP_CHECKSUM, L4Checksum::Pseudo));
+            (parsed.checksum, parsed.checksum_at) = (L4Checksum::Pseudo, transport::UDP_CHECKSUM);
         }
         protocol if protocol == F::ICMP => {
             let icmp = *packet.at::<IcmpStart>(l4)?;
@@ -175,8 +178,8 @@ fn parse_icmp<F: Family>(parsed: &mut Parsed<F>, icmp: &IcmpStart) -> Result<(),
         PortFields::DestinationId => parsed.tuple.endpoints.destination_port = id,
         PortFields::Both | PortFields::None => {}
     }
-    let kind = if v4 { L4Checksum::Plain } else { L4Checksum::Pseudo };
-    parsed.checksum = Some((parsed.l4 + transport::ICMP_CHECKSUM, kind));
+    parsed.checksum = if v4 { L4Checksum::Plain } else { L4Checksum::Pseudo };
+    parsed.checksum_at = transport::ICMP_CHECKSUM;
     Ok(())
 }
 

@@ -28,7 +28,7 @@ pub struct Arrival {
 }
 
 /// What a packet becomes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rewrite<F: Family> {
     /// Both ends after translation.
     pub endpoints: Endpoints<F>,
@@ -38,13 +38,25 @@ pub struct Rewrite<F: Family> {
     pub rule: u32,
 }
 
-impl<F: Family> Rewrite<F> {
-    /// The packet as it is, with no place to go yet.
-    #[inline(always)]
-    #[must_use]
-    pub fn none(parsed: &Parsed<F>) -> Self {
-        Self { endpoints: parsed.tuple.endpoints, next_hop: NextHop::default(), rule: 0 }
-    }
+/// A packet on its way through, with everything that is known about it.
+#[derive(Debug)]
+pub struct Passage<'a, F: Family, T> {
+    /// What the packet says.
+    pub parsed: Parsed<F>,
+    /// What it becomes, as far as that is decided.
+    pub rewrite: Rewrite<F>,
+    /// What the gateway knows.
+    pub tables: &'a mut T,
+    /// What the gateway is told.
+    pub config: &'a Config,
+    /// How the packet came in.
+    pub arrival: &'a Arrival,
+    /// What its rule asks for, if it has no session.
+    pub action: Action,
+    /// [`crate::records::HAIRPIN`] or 0, for the session to be opened.
+    pub flags: u8,
+    /// Why the slow path ended, if it did.
+    exit: Exit,
 }
 
 /// Takes one packet through the gateway.
@@ -55,50 +67,86 @@ pub fn process<F: Family, P: Packet, T: Tables<F>>(
     config: &Config,
     arrival: &Arrival,
 ) -> Verdict<F> {
-    run(packet, tables, config, arrival).unwrap_or_else(Verdict::from)
+    let mut passage = Passage {
+        parsed: Parsed::new(arrival.direction),
+        rewrite: Rewrite::default(),
+        tables,
+        config,
+        arrival,
+        action: Action::Stateless,
+        flags: 0,
+        exit: Exit::Drop(DropReason::HelperFailed),
+    };
+    match run(packet, &mut passage) {
+        Ok(()) => forward::forward(&passage.rewrite),
+        Err(exit) => exit.into(),
+    }
 }
 
 #[inline(always)]
 fn run<F: Family, P: Packet, T: Tables<F>>(
     packet: &mut P,
-    tables: &mut T,
-    config: &Config,
-    arrival: &Arrival,
-) -> Result<Verdict<F>, Exit> {
-    if config.generation == 0 {
+    passage: &mut Passage<'_, F, T>,
+) -> Result<(), Exit> {
+    if passage.config.generation == 0 {
         return Err(DropReason::NotConfigured.into());
     }
-    let mut parsed = Parsed::new(arrival.direction);
-    parse::parse(packet, &mut parsed)?;
-    let mut rewrite = Rewrite::none(&parsed);
-    decide(packet, &parsed, &mut rewrite, tables, config, arrival)?;
-    translate(packet, &parsed, &rewrite.endpoints)?;
-    tables.count_rule(rewrite.rule, arrival.frame_bytes);
-    Ok(forward::forward(&rewrite))
+    parse::parse(packet, &mut passage.parsed)?;
+    if passage.parsed.is_trackable() && session::lookup(passage)? {
+        forward::check(packet, passage)?;
+    } else {
+        decide(packet, passage)?;
+    }
+    translate(packet, &passage.parsed, &passage.rewrite.endpoints)?;
+    passage.tables.count_rule(passage.rewrite.rule, passage.arrival.frame_bytes);
+    Ok(())
 }
 
-/// Session, else rule: what the packet becomes.
+/// The slow path: no session, so a rule decides.
 #[inline(always)]
 fn decide<F: Family, P: Packet, T: Tables<F>>(
     packet: &mut P,
-    parsed: &Parsed<F>,
-    rewrite: &mut Rewrite<F>,
-    tables: &mut T,
-    config: &Config,
-    arrival: &Arrival,
+    passage: &mut Passage<'_, F, T>,
 ) -> Result<(), Exit> {
-    if parsed.is_trackable() && session::lookup(parsed, rewrite, tables, config, arrival)? {
-        return forward::check(packet, parsed, rewrite, config, arrival.direction);
+    passage.rewrite.endpoints = passage.parsed.tuple.endpoints;
+    if !classify(passage) {
+        return Err(passage.exit);
     }
-    let action = classify::classify(parsed, rewrite, tables, config, arrival)?;
-    forward::check(packet, parsed, rewrite, config, arrival.direction)?;
-    match action {
-        Action::Stateless => Ok(()),
-        Action::Open { .. } if !parsed.is_trackable() => {
-            Err(parse::untrackable_reason(parsed).into())
+    forward::check(packet, passage)?;
+    if passage.action == Action::Stateless {
+        return Ok(());
+    }
+    if !passage.parsed.is_trackable() {
+        return Err(parse::untrackable_reason(&passage.parsed).into());
+    }
+    if open(passage) { Ok(()) } else { Err(passage.exit) }
+}
+
+// Functions of their own, so that the packets of open sessions do not carry their stack frames.
+// A BPF function returns one register, and the verifier refuses to store what success leaves
+// undefined of a `Result`: hence `bool`, and `Passage::exit` for the failures.
+
+#[inline(never)]
+fn classify<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
+    match classify::classify(passage) {
+        Ok(action) => {
+            passage.action = action;
+            true
         }
-        Action::Open { source, flags } => {
-            session::open(parsed, source, flags, rewrite, tables, config, arrival)
+        Err(exit) => {
+            passage.exit = exit;
+            false
+        }
+    }
+}
+
+#[inline(never)]
+fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
+    match session::open(passage) {
+        Ok(()) => true,
+        Err(exit) => {
+            passage.exit = exit;
+            false
         }
     }
 }

@@ -207,8 +207,8 @@ impl<F: Family> FipKey<F> {
     /// Key of the entry that packets of `direction` with `address` look up.
     #[inline(always)]
     #[must_use]
-    pub fn new(address: F::Addr, direction: Direction) -> Self {
-        Self { address, direction: direction as u32 }
+    pub fn new(address: &F::Addr, direction: Direction) -> Self {
+        Self { address: *address, direction: direction as u32 }
     }
 }
 

@@ -1,14 +1,13 @@
 //! Sessions: looked up, refreshed, opened.
 
 use crate::{
-    classify::{self, Source},
+    classify::{self, Action},
     family::Family,
     mapping::{self, PortRange, TRIES},
-    parse::Parsed,
-    pipeline::{Arrival, Rewrite},
+    pipeline::{Arrival, Passage},
     records::{Config, HAIRPIN, ORIGINAL, POOL_MEMBERS, Session, Ticks},
     tables::{ClaimError, Route, Tables},
-    tuple::{Direction, Tuple},
+    tuple::{Direction, Endpoints, Tuple},
     verdict::{DropReason, Exit, SESSIONS_OPENED},
     wire::transport::{ACK, FIN, RST, SYN},
 };
@@ -26,30 +25,25 @@ const ROUTE_EPOCH_SHIFT: u32 = 11;
 ///
 /// [`DropReason::NoRoute`] if the route that the session needs is gone.
 #[inline(always)]
-pub fn lookup<F: Family, T: Tables<F>>(
-    parsed: &Parsed<F>,
-    rewrite: &mut Rewrite<F>,
-    tables: &mut T,
-    config: &Config,
-    arrival: &Arrival,
-) -> Result<bool, Exit> {
-    let Some(session) = tables.session(&parsed.tuple) else {
+pub fn lookup<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<bool, Exit> {
+    let (parsed, rewrite) = (&passage.parsed, &mut passage.rewrite);
+    let Some(session) = passage.tables.session(&parsed.tuple) else {
         return Ok(false);
     };
-    let routed = session.routing == config.routing
+    let routed = session.routing == passage.config.routing
         && session.egress != 0
-        && (session.last_seen ^ arrival.now) >> ROUTE_EPOCH_SHIFT == 0;
+        && (session.last_seen ^ passage.arrival.now) >> ROUTE_EPOCH_SHIFT == 0;
     let closing = session.seen & (FIN | RST) != 0;
-    touch(session, parsed.tcp_flags, arrival);
+    touch(session, parsed.tcp_flags, passage.arrival);
     rewrite.endpoints = session.translated;
     rewrite.next_hop.address = session.next_hop;
     rewrite.next_hop.ifindex = session.egress;
     rewrite.rule = session.rule;
     if closing && parsed.tcp_flags & (SYN | ACK) == SYN {
-        reopen(&parsed.tuple, tables);
+        reopen(&parsed.tuple, passage.tables);
     }
     if !routed {
-        reroute(parsed, rewrite, tables, config, arrival)?;
+        reroute(passage)?;
     }
     Ok(true)
 }
@@ -85,20 +79,14 @@ fn reopen<F: Family, T: Tables<F>>(key: &Tuple<F>, tables: &mut T) {
 
 /// Looks the route of a session up and keeps it there.
 #[inline(always)]
-fn reroute<F: Family, T: Tables<F>>(
-    parsed: &Parsed<F>,
-    rewrite: &mut Rewrite<F>,
-    tables: &mut T,
-    config: &Config,
-    arrival: &Arrival,
-) -> Result<(), Exit> {
-    if classify::route(parsed, rewrite, tables, arrival) != Route::Forward {
+fn reroute<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
+    if classify::route(passage) != Route::Forward {
         return Err(DropReason::NoRoute.into());
     }
-    if let Some(session) = tables.session(&parsed.tuple) {
-        session.next_hop = rewrite.next_hop.address;
-        session.egress = rewrite.next_hop.ifindex;
-        session.routing = config.routing;
+    if let Some(session) = passage.tables.session(&passage.parsed.tuple) {
+        session.next_hop = passage.rewrite.next_hop.address;
+        session.egress = passage.rewrite.next_hop.ifindex;
+        session.routing = passage.config.routing;
     }
     Ok(())
 }
@@ -112,54 +100,42 @@ fn reroute<F: Family, T: Tables<F>>(
 ///
 /// The [`DropReason`] for which no session could be opened.
 #[inline(always)]
-pub fn open<F: Family, T: Tables<F>>(
-    parsed: &Parsed<F>,
-    source: Source,
-    flags: u8,
-    rewrite: &mut Rewrite<F>,
-    tables: &mut T,
-    config: &Config,
-    arrival: &Arrival,
-) -> Result<(), Exit> {
-    let key = &parsed.tuple;
-    // One record, used twice: first for the reply, whose content does not depend on the port.
-    let mut record = Session {
-        packets: 0,
-        bytes: 0,
-        last_seen: arrival.now,
-        rule: rewrite.rule,
-        translated: key.endpoints.reversed(),
-        next_hop: F::Addr::default(),
-        // The route back is looked up by the first packet that needs it.
-        egress: 0,
-        routing: config.routing,
-        seen: 0,
-        flags,
-        padding: F::Padding::default(),
-    };
+pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
+    let flags = passage.flags;
+    let key = &passage.parsed.tuple;
     let turns_back = key.direction == Direction::Outbound as u8 && flags & HAIRPIN == 0;
     let reply_direction = if turns_back { Direction::Inbound } else { Direction::Outbound };
-    let mut reply_key = Tuple::new(rewrite.endpoints.reversed(), key.protocol, reply_direction);
-    claim_source(key, &mut reply_key, &mut record, source, tables, config)?;
+    let mut reply_key = Tuple::new(Endpoints::default(), key.protocol, reply_direction);
+    reply_key.endpoints.set_reversed(&passage.rewrite.endpoints);
+    // One record, used twice: first for the reply, whose content does not depend on the port.
+    // Its route back is looked up by the first packet that needs it.
+    let mut record = Session::default();
+    record.last_seen = passage.arrival.now;
+    record.rule = passage.rewrite.rule;
+    record.translated.set_reversed(&key.endpoints);
+    record.routing = passage.config.routing;
+    record.flags = flags;
+    claim_source(passage, &mut reply_key, &mut record)?;
+    let rewrite = &mut passage.rewrite;
     rewrite.endpoints.source = reply_key.endpoints.destination;
     rewrite.endpoints.source_port = reply_key.endpoints.destination_port;
     rewrite.rule = record.rule;
 
     record.packets = 1;
-    record.bytes = u64::from(arrival.frame_bytes);
+    record.bytes = u64::from(passage.arrival.frame_bytes);
     record.translated = rewrite.endpoints;
     record.next_hop = rewrite.next_hop.address;
     record.egress = rewrite.next_hop.ifindex;
-    record.seen = parsed.tcp_flags & (FIN | SYN | RST | ACK);
+    record.seen = passage.parsed.tcp_flags & (FIN | SYN | RST | ACK);
     record.flags = flags | ORIGINAL;
-    let Err(error) = tables.claim(key, &record) else {
-        tables.count_event(SESSIONS_OPENED);
+    let Err(error) = passage.tables.claim(&passage.parsed.tuple, &record) else {
+        passage.tables.count_event(SESSIONS_OPENED);
         return Ok(());
     };
-    tables.release(&reply_key);
+    passage.tables.release(&reply_key);
     match error {
         // Another CPU opened the same flow meanwhile: its session is the one.
-        ClaimError::Occupied if lookup(parsed, rewrite, tables, config, arrival)? => Ok(()),
+        ClaimError::Occupied if lookup(passage)? => Ok(()),
         ClaimError::Occupied => Err(DropReason::TupleTaken.into()),
         ClaimError::Full => Err(DropReason::SessionsFull.into()),
     }
@@ -168,28 +144,27 @@ pub fn open<F: Family, T: Tables<F>>(
 /// Chooses source address and port, and inserts the reply's entry.
 #[inline(always)]
 fn claim_source<F: Family, T: Tables<F>>(
-    key: &Tuple<F>,
+    passage: &mut Passage<'_, F, T>,
     reply_key: &mut Tuple<F>,
     reply: &mut Session<F>,
-    source: Source,
-    tables: &mut T,
-    config: &Config,
 ) -> Result<(), Exit> {
-    if source == Source::Kept {
-        return tables.claim(reply_key, reply).map_err(refusal);
+    if passage.action == Action::OpenKept {
+        return claim_kept(reply_key, reply, passage.tables);
     }
+    let pooled = passage.action == Action::OpenPool;
+    let inside = &passage.parsed.tuple.endpoints;
     let mut outcome = Err(Exit::from(DropReason::NoRule));
     for turn in 0..POOL_MEMBERS as u32 {
-        if source == Source::Pool {
-            let Some(member) = tables.snat(&key.endpoints.source, turn) else {
+        if pooled {
+            let Some(member) = passage.tables.snat(&inside.source, turn) else {
                 break;
             };
             reply_key.endpoints.destination = member.eip;
             reply.rule = member.rule;
         }
-        outcome = claim_port(key.endpoints.source_port, reply_key, reply, tables, config);
+        outcome = claim_port(inside.source_port, reply_key, reply, passage.tables, passage.config);
         let taken = outcome == Err(DropReason::PortsExhausted.into());
-        if source != Source::Pool || !taken {
+        if !pooled || !taken {
             break;
         }
     }
@@ -226,12 +201,25 @@ fn claim_port<F: Family, T: Tables<F>>(
     Err(DropReason::PortsExhausted.into())
 }
 
-/// A tuple that must be used as it is, and cannot.
+/// Inserts the reply's entry for a tuple that must be used as it is.
+///
+/// An entry that is there and leads back to the same flow is ours: another CPU is opening it too,
+/// or its other half got lost and is made again here.
 #[inline(always)]
-fn refusal(error: ClaimError) -> Exit {
-    match error {
-        ClaimError::Occupied => DropReason::TupleTaken.into(),
-        ClaimError::Full => DropReason::SessionsFull.into(),
+fn claim_kept<F: Family, T: Tables<F>>(
+    reply_key: &Tuple<F>,
+    reply: &Session<F>,
+    tables: &mut T,
+) -> Result<(), Exit> {
+    match tables.claim(reply_key, reply) {
+        Ok(()) => Ok(()),
+        Err(ClaimError::Full) => Err(DropReason::SessionsFull.into()),
+        Err(ClaimError::Occupied) => match tables.session(reply_key) {
+            Some(there) if there.translated == reply.translated && there.rule == reply.rule => {
+                Ok(())
+            }
+            _ => Err(DropReason::TupleTaken.into()),
+        },
     }
 }
 

@@ -1,7 +1,7 @@
 //! The new bytes.
 
 use crate::{
-    checksum::{ChecksumDelta, Difference},
+    checksum::{ChecksumDelta, Difference, L4Checksum},
     family::{Address, Family},
     packet::Packet,
     parse::{Parsed, PortFields},
@@ -26,19 +26,20 @@ pub fn translate<F: Family, P: Packet>(
 ) -> Result<(), Exit> {
     let old = &parsed.tuple.endpoints;
     F::rewrite(packet, &new.source, &new.destination)?;
+    let l4 = usize::from(parsed.l4);
     match parsed.ports {
         PortFields::Both => {
-            let ports = packet.at::<Ports>(parsed.l4)?;
+            let ports = packet.at::<Ports>(l4)?;
             ports.source.set(new.source_port);
             ports.destination.set(new.destination_port);
         }
-        PortFields::SourceId => packet.at::<IcmpStart>(parsed.l4)?.id.set(new.source_port),
+        PortFields::SourceId => packet.at::<IcmpStart>(l4)?.id.set(new.source_port),
         PortFields::DestinationId => {
-            packet.at::<IcmpStart>(parsed.l4)?.id.set(new.destination_port);
+            packet.at::<IcmpStart>(l4)?.id.set(new.destination_port);
         }
         PortFields::None => {}
     }
-    if let Some((offset, kind)) = parsed.checksum {
+    if parsed.checksum != L4Checksum::None {
         let delta = ChecksumDelta {
             addresses: old
                 .source
@@ -47,7 +48,7 @@ pub fn translate<F: Family, P: Packet>(
             ports: port_difference(old.source_port, new.source_port)
                 .and(port_difference(old.destination_port, new.destination_port)),
         };
-        packet.patch_l4(offset, kind, delta)?;
+        packet.patch_l4(l4 + usize::from(parsed.checksum_at), parsed.checksum, delta)?;
     }
     Ok(())
 }

@@ -30,6 +30,16 @@ pub struct Endpoints<F: Family> {
 }
 
 impl<F: Family> Endpoints<F> {
+    /// Becomes `other` seen from the other end: [`Endpoints::reversed`] without a copy in between,
+    /// which counts on the BPF stack.
+    #[inline(always)]
+    pub fn set_reversed(&mut self, other: &Self) {
+        self.source = other.destination;
+        self.destination = other.source;
+        self.source_port = other.destination_port;
+        self.destination_port = other.source_port;
+    }
+
     /// The same flow seen from the other end.
     #[inline(always)]
     #[must_use]

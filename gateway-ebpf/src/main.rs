@@ -8,13 +8,21 @@
 #![no_std]
 #![no_main]
 
+#![expect(
+    unreachable_pub,
+    missing_docs,
+    reason = "the program macros generate public items that nothing documents"
+)]
+
 mod action;
 mod maps;
 mod packet;
 mod sweep;
 
 use aya_ebpf::{
-    bindings::TC_ACT_OK, helpers::generated::bpf_ktime_get_coarse_ns, macros::classifier,
+    bindings::{__sk_buff, TC_ACT_OK},
+    helpers::generated::bpf_ktime_get_coarse_ns,
+    macros::classifier,
     programs::TcContext,
 };
 use gateway_common::{
@@ -73,12 +81,12 @@ fn ingress(ctx: &TcContext, direction: Direction) -> i32 {
 
 // Two functions, so that each family has a stack frame of its own.
 #[inline(never)]
-fn datapath_v4(skb: *mut aya_ebpf::bindings::__sk_buff, direction: Direction) -> i32 {
+fn datapath_v4(skb: *mut __sk_buff, direction: Direction) -> i32 {
     datapath::<V4>(skb, direction)
 }
 
 #[inline(never)]
-fn datapath_v6(skb: *mut aya_ebpf::bindings::__sk_buff, direction: Direction) -> i32 {
+fn datapath_v6(skb: *mut __sk_buff, direction: Direction) -> i32 {
     let mut packet = SkbPacket::new(skb);
     let mut parsed = Parsed::<V6>::new(direction);
     let verdict = match parse::parse(&mut packet, &mut parsed) {
@@ -90,7 +98,7 @@ fn datapath_v6(skb: *mut aya_ebpf::bindings::__sk_buff, direction: Direction) ->
 }
 
 #[inline(always)]
-fn datapath<F: Maps>(skb: *mut aya_ebpf::bindings::__sk_buff, direction: Direction) -> i32 {
+fn datapath<F: Maps>(skb: *mut __sk_buff, direction: Direction) -> i32 {
     let mut packet = SkbPacket::new(skb);
     let arrival = Arrival {
         // SAFETY: a helper without arguments. Kernel 5.11 has it.

@@ -5,8 +5,8 @@ use core::{ffi::c_void, marker::PhantomData};
 use aya_ebpf::{
     bindings::{
         BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-        BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibParameters, bpf_redir_neigh,
-        bpf_redir_neigh__bindgen_ty_1,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNSUPP_LWT, BPF_NOEXIST,
+        bpf_fib_lookup as FibParameters, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
     },
     btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
     helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32},
@@ -177,6 +177,33 @@ impl<F: Maps> KernelTables<F> {
     }
 }
 
+/// Asks the kernel's routing table. A function of its own for its 64 bytes of stack.
+#[inline(never)]
+fn fib_lookup<F: Maps>(
+    context: *mut c_void,
+    query: &RouteQuery,
+    source: &F::Addr,
+    destination: &F::Addr,
+    next_hop: &mut NextHop<F>,
+) -> u32 {
+    // SAFETY: all-zero is a valid value of this C structure.
+    let mut parameters: FibParameters = unsafe { core::mem::zeroed() };
+    parameters.family = F::AF;
+    parameters.l4_protocol = query.protocol;
+    parameters.ifindex = query.ifindex;
+    F::ask(&mut parameters, source, destination);
+    let size = size_of::<FibParameters>() as i32;
+    // SAFETY: the helper reads and writes `size` bytes of a local.
+    let code = unsafe { bpf_fib_lookup(context, &mut parameters, size, 0) };
+    // An IPv4 route by an IPv6 gateway (RFC 5549) is not supported.
+    if parameters.family != F::AF {
+        return BPF_FIB_LKUP_RET_UNSUPP_LWT;
+    }
+    next_hop.ifindex = parameters.ifindex;
+    next_hop.address = F::answer(&parameters);
+    code as u32
+}
+
 /// `-EEXIST`.
 const EXISTS: i32 = -17;
 
@@ -227,22 +254,9 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
         destination: &F::Addr,
         next_hop: &mut NextHop<F>,
     ) -> Route {
-        // SAFETY: all-zero is a valid value of this C structure.
-        let mut parameters: FibParameters = unsafe { core::mem::zeroed() };
-        parameters.family = F::AF;
-        parameters.l4_protocol = query.protocol;
-        parameters.ifindex = query.ifindex;
-        F::ask(&mut parameters, source, destination);
-        let size = size_of::<FibParameters>() as i32;
-        // SAFETY: the helper reads and writes `size` bytes of a local.
-        let code = unsafe { bpf_fib_lookup(self.context, &mut parameters, size, 0) };
-        match code as u32 {
+        match fib_lookup(self.context, query, source, destination, next_hop) {
             // Without a neighbour entry the kernel resolves it when the packet is sent.
-            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if parameters.family == F::AF => {
-                next_hop.ifindex = parameters.ifindex;
-                next_hop.address = F::answer(&parameters);
-                Route::Forward
-            }
+            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Route::Forward,
             BPF_FIB_LKUP_RET_NOT_FWDED => Route::Local,
             _ => Route::Refused,
         }

@@ -17,6 +17,10 @@ use gateway_common::{
 /// Bytes that must be in the linear part: Ethernet, IPv4 with all options, TCP without.
 const HEADERS: u32 = 14 + 60 + 20;
 
+/// Offsets of headers stay below this: Ethernet, IPv6 and six extension headers at their longest.
+/// The mask tells the verifier, which does not know what bounds an offset that was in memory.
+const MAX_OFFSET: usize = 0x3fff;
+
 /// `PACKET_HOST` of linux/if_packet.h.
 const PACKET_HOST: u32 = 0;
 
@@ -82,7 +86,7 @@ impl Packet for SkbPacket {
         // SAFETY: the bounds are checked right here, `H` is valid for every bit pattern and
         // unaligned, and `&mut self` keeps a second view from existing.
         unsafe {
-            let start = (*self.skb).data as usize + offset;
+            let start = (*self.skb).data as usize + (offset & MAX_OFFSET);
             if start + size_of::<H>() > (*self.skb).data_end as usize {
                 return Err(Truncated);
             }
@@ -126,6 +130,7 @@ impl Packet for SkbPacket {
         // Two calls, because an unfinished sum (CHECKSUM_PARTIAL) takes only the addresses and a
         // finished one that hardware reported (CHECKSUM_COMPLETE) is only changed by them.
         let optional = match kind {
+            L4Checksum::None => return Ok(()),
             L4Checksum::Plain => return self.replace(offset, delta.ports, 0),
             L4Checksum::Pseudo => 0,
             L4Checksum::PseudoOptional => BPF_F_MARK_MANGLED_0,

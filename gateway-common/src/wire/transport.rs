@@ -63,8 +63,8 @@ pub struct IcmpStart {
 }
 
 /// Where the checksum of TCP lies, from the start of its header.
-pub const TCP_CHECKSUM: usize = 16;
+pub const TCP_CHECKSUM: u8 = 16;
 /// Where the checksum of UDP, UDP-Lite and DCCP lies, from the start of their header.
-pub const UDP_CHECKSUM: usize = 6;
+pub const UDP_CHECKSUM: u8 = 6;
 /// Where the checksum of ICMP and ICMPv6 lies, from the start of their header.
-pub const ICMP_CHECKSUM: usize = 2;
+pub const ICMP_CHECKSUM: u8 = 2;
