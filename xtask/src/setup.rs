@@ -171,7 +171,7 @@ fn report(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
     let complete = components.is_empty().then(String::new);
     say("rustfmt, clippy", complete, &format!("{} for `check`", components.join(" ")), true);
     if required > 0 {
-        bail!("{required} parts are missing; `cargo xtask setup` installs them");
+        bail!("missing and required: {required}; `cargo xtask setup` installs what it can");
     }
     Ok(())
 }
