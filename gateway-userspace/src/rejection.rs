@@ -169,6 +169,12 @@ pub enum Problem {
         /// What is there.
         found: &'static str,
     },
+    /// Two objects in one document.
+    #[error("a second object in this document (the first in line {first}), expected --- between")]
+    MissingSeparator {
+        /// The line of the first one.
+        first: u32,
+    },
     /// A field that must be there is not.
     #[error("missing, expected {expected}")]
     Missing {
@@ -315,6 +321,7 @@ impl Problem {
             Self::Syntax { .. }
             | Self::AliasBudget { .. }
             | Self::NoObjects
+            | Self::MissingSeparator { .. }
             | Self::NotAnObject { .. } => RejectionKind::Syntax,
             Self::UnknownField { .. }
             | Self::DuplicateField { .. }

@@ -53,6 +53,9 @@ impl<'a> Decoder<'a, 'a, '_> {
             let found = self.node.describe();
             return Err(vec![self.finding("", Problem::NotAnObject { found })]);
         }
+        if let Some(finding) = self.second_object() {
+            return Err(vec![finding]);
+        }
         let kind = self.string("kind", "the kind of the object")?;
         let version = self.string("apiVersion", "kubeovn.io/v1")?;
         let (group, served) = version.split_once('/').unwrap_or(("", version));
@@ -78,6 +81,15 @@ impl<'a> Decoder<'a, 'a, '_> {
             lines: field(self.node, "spec").map(lines_of).unwrap_or_default(),
         }));
         Ok(())
+    }
+
+    /// A second `kind`: what the document holds cannot be told.
+    fn second_object(&self) -> Option<Finding> {
+        let Value::Map(entries) = &self.node.value else { return None };
+        let mut kinds = entries.iter().filter(|entry| entry.key == "kind");
+        let (first, second) = (kinds.next()?, kinds.next()?);
+        let problem = Problem::MissingSeparator { first: first.line };
+        Some(Finding { path: String::new(), line: second.line, problem })
     }
 
     fn object(&self, kind: Kind, name: &str) -> Result<Object, Vec<Finding>> {
