@@ -56,7 +56,7 @@ enum Target {
 /// Turns the destination to the inside if a rule says so: a FIP wins everything on its EIP.
 #[inline(always)]
 fn redirect<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Target {
-    let (parsed, rewrite) = (&passage.parsed, &mut passage.rewrite);
+    let (parsed, rewrite) = (&*passage.parsed, &mut *passage.rewrite);
     let ends = &parsed.tuple.endpoints;
     if let Some(fip) = passage.tables.fip(&FipKey::new(&ends.destination, Direction::Inbound)) {
         rewrite.endpoints.destination = fip.peer;
@@ -87,24 +87,18 @@ fn outbound<F: Family, T: Tables<F>>(
     passage: &mut Passage<'_, F, T>,
     target: Target,
 ) -> Result<Action, Exit> {
-    let ends = &passage.parsed.tuple.endpoints;
-    let own = FipKey::new(&ends.source, Direction::Outbound);
-    // Rule 0 is no rule.
-    let own = passage.tables.fip(&own).copied().unwrap_or_default();
+    let own_rule = own_fip(passage);
     if target != Target::Itself {
-        // The other side must see an outside address, or it would answer past the gateway.
         passage.flags = HAIRPIN;
-        let source = &mut passage.rewrite.endpoints.source;
-        let action = if own.rule == 0 {
-            *source = ends.destination;
-            Action::OpenPort
-        } else {
-            *source = own.peer;
-            // Between two floating IPs both rewrites are 1:1, so no state is needed.
-            match target {
-                Target::Fip => Action::Stateless,
-                Target::Dnat | Target::Itself => Action::OpenKept,
+        let action = match (own_rule, target) {
+            (0, _) => {
+                // The other side must see an outside address, or it would answer past the gateway.
+                passage.rewrite.endpoints.source = passage.parsed.tuple.endpoints.destination;
+                Action::OpenPort
             }
+            // Between two floating IPs both rewrites are 1:1, so no state is needed.
+            (_, Target::Fip) => Action::Stateless,
+            (_, Target::Dnat | Target::Itself) => Action::OpenKept,
         };
         inside_route(passage)?;
         return Ok(action);
@@ -114,9 +108,8 @@ fn outbound<F: Family, T: Tables<F>>(
         Route::Local => return Err(PassReason::Local.into()),
         Route::Refused => return Err(DropReason::NoRoute.into()),
     }
-    if own.rule != 0 {
-        passage.rewrite.endpoints.source = own.peer;
-        passage.rewrite.rule = own.rule;
+    if own_rule != 0 {
+        passage.rewrite.rule = own_rule;
         return Ok(Action::Stateless);
     }
     let egress = passage.rewrite.next_hop.ifindex;
@@ -129,6 +122,17 @@ fn outbound<F: Family, T: Tables<F>>(
         return Ok(Action::OpenPool);
     }
     unmatched(passage.config, DropReason::NoRule)
+}
+
+/// Rewrites the source by its own floating IP. Returns the rule's id; 0 if there is none.
+#[inline(always)]
+fn own_fip<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> u32 {
+    let key = FipKey::new(&passage.parsed.tuple.endpoints.source, Direction::Outbound);
+    let Some(own) = passage.tables.fip(&key) else {
+        return 0;
+    };
+    passage.rewrite.endpoints.source = own.peer;
+    own.rule
 }
 
 /// From outside: to an EIP.
@@ -168,7 +172,7 @@ fn inside_route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Res
 pub(crate) fn route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Route {
     let tuple = &passage.parsed.tuple;
     let query = RouteQuery { ifindex: passage.arrival.ifindex, protocol: tuple.protocol };
-    let rewrite = &mut passage.rewrite;
+    let rewrite = &mut *passage.rewrite;
     passage.tables.route(
         &query,
         &tuple.endpoints.source,

@@ -93,6 +93,20 @@ impl<F: Family> Parsed<F> {
             l4: 0,
         }
     }
+
+    /// Forgets a former packet: everything that [`parse`] may leave as it is.
+    #[inline(always)]
+    pub fn clear(&mut self, direction: Direction) {
+        self.tuple.endpoints.source_port = 0;
+        self.tuple.endpoints.destination_port = 0;
+        self.tuple.direction = direction as u8;
+        self.tuple.zero = 0;
+        self.tcp_flags = 0;
+        self.fragment = Fragment::Whole;
+        self.ports = PortFields::None;
+        self.checksum = L4Checksum::None;
+        self.checksum_at = 0;
+    }
 }
 
 /// Reads a frame into `parsed`, which says by which interface it came in.

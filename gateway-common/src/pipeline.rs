@@ -38,13 +38,31 @@ pub struct Rewrite<F: Family> {
     pub rule: u32,
 }
 
-/// A packet on its way through, with everything that is known about it.
-#[derive(Debug)]
-pub struct Passage<'a, F: Family, T> {
+/// What is found out about a packet: everything whose size depends on the family.
+///
+/// For IPv6 it does not fit on the BPF stack, so the caller says where it lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<F: Family> {
     /// What the packet says.
     pub parsed: Parsed<F>,
     /// What it becomes, as far as that is decided.
     pub rewrite: Rewrite<F>,
+}
+
+impl<F: Family> Default for Work<F> {
+    #[inline(always)]
+    fn default() -> Self {
+        Self { parsed: Parsed::new(Direction::Outbound), rewrite: Rewrite::default() }
+    }
+}
+
+/// A packet on its way through, with everything that is known about it.
+#[derive(Debug)]
+pub struct Passage<'a, F: Family, T> {
+    /// See [`Work::parsed`].
+    pub parsed: &'a mut Parsed<F>,
+    /// See [`Work::rewrite`].
+    pub rewrite: &'a mut Rewrite<F>,
     /// What the gateway knows.
     pub tables: &'a mut T,
     /// What the gateway is told.
@@ -67,9 +85,21 @@ pub fn process<F: Family, P: Packet, T: Tables<F>>(
     config: &Config,
     arrival: &Arrival,
 ) -> Verdict<F> {
+    process_in(&mut Work::default(), packet, tables, config, arrival)
+}
+
+/// As [`process`], with the work done in a place of the caller's. What it holds does not matter.
+#[inline(always)]
+pub fn process_in<F: Family, P: Packet, T: Tables<F>>(
+    work: &mut Work<F>,
+    packet: &mut P,
+    tables: &mut T,
+    config: &Config,
+    arrival: &Arrival,
+) -> Verdict<F> {
     let mut passage = Passage {
-        parsed: Parsed::new(arrival.direction),
-        rewrite: Rewrite::default(),
+        parsed: &mut work.parsed,
+        rewrite: &mut work.rewrite,
         tables,
         config,
         arrival,
@@ -78,7 +108,7 @@ pub fn process<F: Family, P: Packet, T: Tables<F>>(
         exit: Exit::Drop(DropReason::HelperFailed),
     };
     match run(packet, &mut passage) {
-        Ok(()) => forward::forward(&passage.rewrite),
+        Ok(()) => forward::forward(passage.rewrite),
         Err(exit) => exit.into(),
     }
 }
@@ -91,13 +121,14 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
     if passage.config.generation == 0 {
         return Err(DropReason::NotConfigured.into());
     }
-    parse::parse(packet, &mut passage.parsed)?;
+    passage.parsed.clear(passage.arrival.direction);
+    parse::parse(packet, passage.parsed)?;
     if passage.parsed.is_trackable() && session::lookup(passage)? {
         forward::check(packet, passage)?;
     } else {
         decide(packet, passage)?;
     }
-    translate(packet, &passage.parsed, &passage.rewrite.endpoints)?;
+    translate(packet, passage.parsed, &passage.rewrite.endpoints)?;
     passage.tables.count_rule(passage.rewrite.rule, passage.arrival.frame_bytes);
     Ok(())
 }
@@ -109,6 +140,7 @@ fn decide<F: Family, P: Packet, T: Tables<F>>(
     passage: &mut Passage<'_, F, T>,
 ) -> Result<(), Exit> {
     passage.rewrite.endpoints = passage.parsed.tuple.endpoints;
+    passage.rewrite.rule = 0;
     if !classify(passage) {
         return Err(passage.exit);
     }
@@ -117,9 +149,13 @@ fn decide<F: Family, P: Packet, T: Tables<F>>(
         return Ok(());
     }
     if !passage.parsed.is_trackable() {
-        return Err(parse::untrackable_reason(&passage.parsed).into());
+        return Err(parse::untrackable_reason(passage.parsed).into());
     }
-    if open(passage) { Ok(()) } else { Err(passage.exit) }
+    // Another CPU may have opened the same flow meanwhile: its session is the one.
+    if open(passage) || passage.exit == DropReason::TupleTaken.into() && lookup(passage) {
+        return Ok(());
+    }
+    Err(passage.exit)
 }
 
 // Functions of their own, so that the packets of open sessions do not carry their stack frames.
@@ -149,4 +185,9 @@ fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
             false
         }
     }
+}
+
+#[inline(never)]
+fn lookup<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
+    session::lookup(passage) == Ok(true)
 }

@@ -26,7 +26,7 @@ const ROUTE_EPOCH_SHIFT: u32 = 11;
 /// [`DropReason::NoRoute`] if the route that the session needs is gone.
 #[inline(always)]
 pub fn lookup<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<bool, Exit> {
-    let (parsed, rewrite) = (&passage.parsed, &mut passage.rewrite);
+    let (parsed, rewrite) = (&*passage.parsed, &mut *passage.rewrite);
     let Some(session) = passage.tables.session(&parsed.tuple) else {
         return Ok(false);
     };
@@ -98,7 +98,8 @@ fn reroute<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(
 ///
 /// # Errors
 ///
-/// The [`DropReason`] for which no session could be opened.
+/// The [`DropReason`] for which no session could be opened. With [`DropReason::TupleTaken`] there
+/// may be a session by now: another CPU opened the same flow meanwhile.
 #[inline(always)]
 pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
     let flags = passage.flags;
@@ -116,7 +117,7 @@ pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<
     record.routing = passage.config.routing;
     record.flags = flags;
     claim_source(passage, &mut reply_key, &mut record)?;
-    let rewrite = &mut passage.rewrite;
+    let rewrite = &mut *passage.rewrite;
     rewrite.endpoints.source = reply_key.endpoints.destination;
     rewrite.endpoints.source_port = reply_key.endpoints.destination_port;
     rewrite.rule = record.rule;
@@ -133,11 +134,15 @@ pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<
         return Ok(());
     };
     passage.tables.release(&reply_key);
+    Err(refusal(error))
+}
+
+/// Why a session could not be opened.
+#[inline(always)]
+fn refusal(error: ClaimError) -> Exit {
     match error {
-        // Another CPU opened the same flow meanwhile: its session is the one.
-        ClaimError::Occupied if lookup(passage)? => Ok(()),
-        ClaimError::Occupied => Err(DropReason::TupleTaken.into()),
-        ClaimError::Full => Err(DropReason::SessionsFull.into()),
+        ClaimError::Occupied => DropReason::TupleTaken.into(),
+        ClaimError::Full => DropReason::SessionsFull.into(),
     }
 }
 

@@ -13,10 +13,10 @@ const REDIRECT: i32 = 7;
 
 /// Carries `verdict` out and counts it.
 #[inline(always)]
-pub(crate) fn apply<F: Maps>(verdict: Verdict<F>, frame_bytes: u32) -> i32 {
-    let reason = match verdict {
-        Verdict::Forward(next_hop) => {
-            let code = redirect(&next_hop);
+pub(crate) fn apply<F: Maps>(verdict: &Verdict<F>, frame_bytes: u32) -> i32 {
+    let reason = match *verdict {
+        Verdict::Forward(ref next_hop) => {
+            let code = redirect(next_hop);
             if code == REDIRECT {
                 return code;
             }

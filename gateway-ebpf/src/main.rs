@@ -7,7 +7,6 @@
 //! | `sweep_v4`, `sweep_v6` | run by the daemon: end sessions that are idle or whose rule is gone |
 #![no_std]
 #![no_main]
-
 #![expect(
     unreachable_pub,
     missing_docs,
@@ -27,11 +26,10 @@ use aya_ebpf::{
 };
 use gateway_common::{
     family::{Family, V4, V6},
-    parse::{self, Parsed},
-    pipeline::{self, Arrival},
-    records::{Config, ticks_from_ns},
+    pipeline::Arrival,
+    records::ticks_from_ns,
     tuple::Direction,
-    verdict::{DropReason, Exit, PassReason, Verdict},
+    verdict::{DropReason, PassReason, Verdict},
 };
 
 use crate::{
@@ -87,14 +85,7 @@ fn datapath_v4(skb: *mut __sk_buff, direction: Direction) -> i32 {
 
 #[inline(never)]
 fn datapath_v6(skb: *mut __sk_buff, direction: Direction) -> i32 {
-    let mut packet = SkbPacket::new(skb);
-    let mut parsed = Parsed::<V6>::new(direction);
-    let verdict = match parse::parse(&mut packet, &mut parsed) {
-        Err(Exit::Pass(reason)) => Verdict::<V6>::Pass(reason),
-        // Nothing of IPv6 leaves untranslated while nothing of it is translated.
-        Err(Exit::Drop(_)) | Ok(()) => Verdict::Drop(DropReason::NotConfigured),
-    };
-    action::apply(verdict, packet::frame_bytes(skb))
+    datapath::<V6>(skb, direction)
 }
 
 #[inline(always)]
@@ -107,17 +98,12 @@ fn datapath<F: Maps>(skb: *mut __sk_buff, direction: Direction) -> i32 {
         direction,
         frame_bytes: packet::frame_bytes(skb),
     };
+    let mut tables = KernelTables::new(packet.context());
     let verdict = match maps::config() {
-        Some(config) => translate::<F>(&mut packet, config, &arrival),
+        Some(config) => F::process(&mut packet, &mut tables, config, &arrival),
         None => Verdict::Drop(DropReason::NotConfigured),
     };
-    action::apply(verdict, arrival.frame_bytes)
-}
-
-#[inline(always)]
-fn translate<F: Maps>(packet: &mut SkbPacket, config: &Config, arrival: &Arrival) -> Verdict<F> {
-    let mut tables = KernelTables::new(packet.context());
-    pipeline::process(packet, &mut tables, config, arrival)
+    action::apply(&verdict, arrival.frame_bytes)
 }
 
 /// What the kernel asks of programs that call its GPL-only helpers.

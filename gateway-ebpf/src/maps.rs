@@ -14,11 +14,14 @@ use aya_ebpf::{
 };
 use gateway_common::{
     family::{Family, Ipv4, Ipv6, V4, V6},
+    pipeline::{self, Arrival, Work},
     records::{Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, Rule, Session},
     tables::{ClaimError, Route, RouteQuery, Tables},
     tuple::Tuple,
-    verdict::{COUNTERS as COUNTER_SLOTS, NextHop},
+    verdict::{COUNTERS as COUNTER_SLOTS, DropReason, NextHop, Verdict},
 };
+
+use crate::packet::SkbPacket;
 
 /// Default size of the session maps: two entries for each of a million flows.
 const SESSION_ENTRIES: usize = 2 << 20;
@@ -61,6 +64,9 @@ static RULES: HashMap<u32, Rule, RULE_ENTRIES, ON_DEMAND> = HashMap::new();
 static RULE_COUNTERS: PerCpuArray<Counter, RULE_ENTRIES> = PerCpuArray::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<Counter, { COUNTER_SLOTS as usize }> = PerCpuArray::new();
+// Where IPv6 packets are worked on: their records do not fit on the stack.
+#[btf_map]
+static WORK_V6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
 
 /// The configuration.
 #[inline(always)]
@@ -108,6 +114,14 @@ pub(crate) trait Maps: Family {
 
     /// The next hop as `bpf_redirect_neigh` takes it.
     fn neighbor(address: Self::Addr) -> bpf_redir_neigh;
+
+    /// Takes one packet through the gateway.
+    fn process(
+        packet: &mut SkbPacket,
+        tables: &mut KernelTables<Self>,
+        config: &Config,
+        arrival: &Arrival,
+    ) -> Verdict<Self>;
 }
 
 impl Maps for V4 {
@@ -135,6 +149,16 @@ impl Maps for V4 {
         nexthop.ipv4_nh = u32::from_ne_bytes(address.octets);
         bpf_redir_neigh { nh_family: u32::from(Self::AF), __bindgen_anon_1: nexthop }
     }
+
+    #[inline(always)]
+    fn process(
+        packet: &mut SkbPacket,
+        tables: &mut KernelTables<V4>,
+        config: &Config,
+        arrival: &Arrival,
+    ) -> Verdict<V4> {
+        pipeline::process(packet, tables, config, arrival)
+    }
 }
 
 impl Maps for V6 {
@@ -160,6 +184,20 @@ impl Maps for V6 {
     fn neighbor(address: Ipv6) -> bpf_redir_neigh {
         let nexthop = bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: address.words() };
         bpf_redir_neigh { nh_family: u32::from(Self::AF), __bindgen_anon_1: nexthop }
+    }
+
+    #[inline(always)]
+    fn process(
+        packet: &mut SkbPacket,
+        tables: &mut KernelTables<V6>,
+        config: &Config,
+        arrival: &Arrival,
+    ) -> Verdict<V6> {
+        let Some(work) = WORK_V6.get_ptr_mut(0) else {
+            return Verdict::Drop(DropReason::NotConfigured);
+        };
+        // SAFETY: the slot belongs to this CPU; nothing interrupts one classifier by another.
+        pipeline::process_in(unsafe { &mut *work }, packet, tables, config, arrival)
     }
 }
 
