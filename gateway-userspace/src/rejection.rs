@@ -155,8 +155,14 @@ pub enum Problem {
         column: usize,
     },
     /// A "YAML bomb".
-    #[error("aliases expand to more than {limit} nodes")]
+    #[error("anchors and aliases expand to more than {limit} values")]
     AliasBudget {
+        /// The largest number allowed in one file.
+        limit: usize,
+    },
+    /// More than any real set of manifests has.
+    #[error("more than {limit} values in one file")]
+    TooLarge {
         /// The largest number allowed in one file.
         limit: usize,
     },
@@ -320,6 +326,7 @@ impl Problem {
         match self {
             Self::Syntax { .. }
             | Self::AliasBudget { .. }
+            | Self::TooLarge { .. }
             | Self::NoObjects
             | Self::MissingSeparator { .. }
             | Self::NotAnObject { .. } => RejectionKind::Syntax,

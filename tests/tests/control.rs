@@ -282,16 +282,23 @@ fn objects_of_another_gateway_are_not_reported() {
     assert!(resolve(&parse(&text), "gw3", &Allocations::default()).state.is_none());
 }
 
+/// The generator of Knuth's MMIX.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}
+
 /// The documents of a text in another order, decided by `seed`.
 fn shuffled(text: &str, seed: u64) -> String {
     let mut documents: Vec<&str> = text.split("---\n").filter(|text| !text.is_empty()).collect();
-    let mut state = seed;
+    let mut random = Random(seed);
     for last in (1..documents.len()).rev() {
-        // The generator of Knuth's MMIX.
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let other = (state >> 33) % (last as u64 + 1);
-        documents.swap(last, other as usize);
+        documents.swap(last, random.below(last + 1));
     }
     documents.join("---\n")
 }
@@ -415,6 +422,30 @@ fn a_directory_is_read_in_the_order_of_its_names() {
     let names: Vec<_> = snapshot.objects.iter().map(|object| object.object_ref().name).collect();
     assert_eq!(names, ["first", "second", "c"]);
     fs::remove_dir_all(&directory).unwrap();
+}
+
+/// What a slip of the finger, a bad merge or an attacker may leave of a file.
+#[test]
+fn no_input_makes_it_panic() {
+    let inputs = ["base.yaml", "accepted/vpc-guide.yaml", "accepted/tutorial-v1.7.yaml"];
+    let pieces =
+        ["---\n", "  ", "- ", ": ", "&a ", "*a", "{", "]", "\"", "'", "\t", "\u{e9}", "0/", "|"];
+    let mut random = Random(7);
+    for file in inputs {
+        let text = fs::read_to_string(fixture(file)).unwrap();
+        for _ in 0..700 {
+            let mut mutant: Vec<char> = text.chars().collect();
+            for _ in 0..=random.below(4) {
+                let at = random.below(mutant.len());
+                let until = (at + random.below(12)).min(mutant.len());
+                let piece = pieces[random.below(pieces.len())];
+                mutant.splice(at..until, piece.chars());
+            }
+            let mutant: String = mutant.into_iter().collect();
+            let resolutions = all(&parse(&mutant));
+            let _ = (messages(&resolutions.rejections), messages(&resolutions.notes));
+        }
+    }
 }
 
 #[test]

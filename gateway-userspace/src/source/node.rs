@@ -1,9 +1,11 @@
 //! YAML text -> one tree per document, each node with its line.
 //!
 //! Scalars keep their text: what `80` or `1.10` means is decided by the field that holds it.
-//! A document with a syntax error is one `Err`; parsing goes on at the next `---`. Aliases are
-//! copied, at most [`MAX_ALIAS_NODES`] nodes in one file, which is what stops a "YAML bomb"; the
-//! parser itself stops at 255 nested collections.
+//! A document with a syntax error is one `Err`; parsing goes on at the next `---`.
+//!
+//! A file cannot take more memory than it deserves: it has at most [`MAX_NODES`] nodes; what has
+//! an anchor is kept and copied for each alias, at most [`MAX_ALIAS_NODES`] nodes in all, which is
+//! what stops a "YAML bomb"; the parser itself stops at 255 nested collections.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,7 +14,9 @@ use granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, StrInput};
 
 use crate::rejection::Problem;
 
-/// How many nodes the aliases of one file may expand to.
+/// How many nodes one file may have.
+const MAX_NODES: usize = 5_000_000;
+/// How many nodes the anchors and aliases of one file may copy.
 pub(super) const MAX_ALIAS_NODES: usize = 100_000;
 
 /// A value and the line where it begins.
@@ -90,9 +94,10 @@ impl Node<'_> {
         }
     }
 
+    /// What a copy costs: the number of nodes, a long text counting as several.
     fn size(&self) -> usize {
         1 + match &self.value {
-            Value::Plain(_) | Value::Quoted(_) => 0,
+            Value::Plain(text) | Value::Quoted(text) => text.len() / 64,
             Value::List(items) => items.iter().map(Self::size).sum(),
             Value::Map(entries) => entries.iter().map(|entry| entry.node.size()).sum(),
         }
@@ -114,7 +119,7 @@ pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
     let mut options = Options::default();
     options.set_emit_comments(false);
     let mut parser = Parser::new_from_str_with_options(text, options);
-    let mut reader = Reader { aliases_left: MAX_ALIAS_NODES, ..Reader::default() };
+    let mut reader = Reader { left: MAX_NODES, copies_left: MAX_ALIAS_NODES, ..Reader::default() };
     let mut documents = Vec::new();
     while let Some(event) = parser.next_event() {
         let bad = match event {
@@ -173,7 +178,10 @@ struct Reader<'a> {
     open: Vec<Open<'a>>,
     root: Option<Node<'a>>,
     anchors: BTreeMap<usize, Node<'a>>,
-    aliases_left: usize,
+    /// How many more nodes the file may have.
+    left: usize,
+    /// How many more nodes the file may copy.
+    copies_left: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -206,17 +214,24 @@ impl<'a> Reader<'a> {
             let message = "an alias names the node it stands in".to_owned();
             return Err(Problem::Syntax { message, column: 1 });
         };
-        self.aliases_left = self
-            .aliases_left
-            .checked_sub(node.size())
-            .ok_or(Problem::AliasBudget { limit: MAX_ALIAS_NODES })?;
+        let size = node.size();
         let node = node.clone();
+        self.pay_for_copy(size)?;
         self.place(node, 0)
+    }
+
+    fn pay_for_copy(&mut self, size: usize) -> Result<(), Problem> {
+        let left = self.copies_left.checked_sub(size);
+        self.copies_left = left.ok_or(Problem::AliasBudget { limit: MAX_ALIAS_NODES })?;
+        Ok(())
     }
 
     /// Puts a complete node where it belongs.
     fn place(&mut self, node: Node<'a>, anchor: usize) -> Result<(), Problem> {
+        self.left = self.left.checked_sub(1).ok_or(Problem::TooLarge { limit: MAX_NODES })?;
         if anchor != 0 {
+            // Anchors may be nested, and a deep one is copied by each of those around it.
+            self.pay_for_copy(node.size())?;
             self.anchors.insert(anchor, node.clone());
         }
         let Some(Open { node: parent, key, .. }) = self.open.last_mut() else {
@@ -313,6 +328,17 @@ mod tests {
         let bad = documents[0].as_ref().unwrap_err();
         assert_eq!(bad.problem, Problem::AliasBudget { limit: MAX_ALIAS_NODES });
         assert!(documents[1].as_ref().unwrap().is_some());
+    }
+
+    #[test]
+    fn nested_anchors_and_long_texts_are_no_way_around() {
+        let anchors: String = (0..200).map(|level| format!("&a{level} [")).collect();
+        let nested = format!("{anchors}{}{}\n", "x, ".repeat(2000), "]".repeat(200));
+        let text = format!("a: &a |\n  {}\nb: [{}]\n", "x".repeat(64_000), "*a, ".repeat(200));
+        for bomb in [nested, text] {
+            let problem = documents(&bomb)[0].as_ref().unwrap_err().problem.clone();
+            assert_eq!(problem, Problem::AliasBudget { limit: MAX_ALIAS_NODES });
+        }
     }
 
     #[test]
