@@ -283,12 +283,11 @@ impl Family for V6 {
         if ends.destination.is_link_local() || ends.source.is_link_local() {
             return Err(PassReason::LinkLocal.into());
         }
-        for _ in 0..MAX_EXTENSIONS {
-            if !next_extension(packet, parsed)? {
-                return Ok(());
-            }
+        match skip_extensions(packet, parsed) {
+            Extensions::Skipped => Ok(()),
+            Extensions::Truncated => Err(Truncated.into()),
+            Extensions::TooMany => Err(DropReason::TooManyExtensions.into()),
         }
-        Err(DropReason::TooManyExtensions.into())
     }
 
     #[inline(always)]
@@ -305,9 +304,34 @@ impl Family for V6 {
     }
 }
 
+/// How [`skip_extensions`] ended.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Extensions {
+    Skipped,
+    Truncated,
+    TooMany,
+}
+
+/// Steps over all extension headers.
+///
+/// A function of its own, so that the verifier forgets how many there were: it looks at the rest
+/// of the path once, and not once for every number of headers.
+#[inline(never)]
+fn skip_extensions<P: Packet>(packet: &mut P, parsed: &mut Parsed<V6>) -> Extensions {
+    for _ in 0..MAX_EXTENSIONS {
+        match next_extension(packet, parsed) {
+            Ok(true) => {}
+            Ok(false) => return Extensions::Skipped,
+            Err(Truncated) => return Extensions::Truncated,
+        }
+    }
+    Extensions::TooMany
+}
+
 /// Steps over one extension header; `false` if there is none.
 #[inline(always)]
-fn next_extension<P: Packet>(packet: &mut P, parsed: &mut Parsed<V6>) -> Result<bool, Exit> {
+fn next_extension<P: Packet>(packet: &mut P, parsed: &mut Parsed<V6>) -> Result<bool, Truncated> {
     let counts_words = match parsed.tuple.protocol {
         ipv6::FRAGMENT => {
             let header = packet.at::<ipv6::FragmentHeader>(usize::from(parsed.l4))?;
