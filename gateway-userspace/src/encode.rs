@@ -229,8 +229,8 @@ impl Encoder {
         let content = Content::Fip { eip: F::decode(eip), internal: F::decode(internal) };
         let rule = self.rule(owner, content)?;
         let fips = &mut F::of_mut(&mut self.image).fips;
-        fips.insert(FipKey::new(eip, Direction::Inbound), Fip { peer: internal, rule });
-        fips.insert(FipKey::new(internal, Direction::Outbound), Fip { peer: eip, rule });
+        fips.insert(FipKey::new(&eip, Direction::Inbound), Fip { peer: internal, rule });
+        fips.insert(FipKey::new(&internal, Direction::Outbound), Fip { peer: eip, rule });
         Ok(())
     }
 

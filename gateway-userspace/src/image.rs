@@ -175,7 +175,7 @@ impl MapImage {
 
 fn family_contents<F: Addressing>(image: &FamilyImage<F>, contents: &mut BTreeMap<u32, Content>) {
     for (key, fip) in &image.fips {
-        if *key == FipKey::new(key.address, Direction::Inbound) {
+        if is_inbound(key) {
             let (eip, internal) = (F::decode(key.address), F::decode(fip.peer));
             contents.insert(fip.rule, Content::Fip { eip, internal });
         }
@@ -197,6 +197,12 @@ fn family_contents<F: Addressing>(image: &FamilyImage<F>, contents: &mut BTreeMa
             contents.insert(member.rule, Content::Snat { eip, source });
         }
     }
+}
+
+/// Whether a key of the FIP maps is an external address.
+#[must_use]
+pub fn is_inbound<F: Family>(key: &FipKey<F>) -> bool {
+    *key == FipKey::new(&key.address, Direction::Inbound)
 }
 
 /// The prefix that a key of the source maps stands for.

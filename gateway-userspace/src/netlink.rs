@@ -29,7 +29,7 @@ pub enum NetlinkError {
     #[error("interface {0} does not exist in this network namespace")]
     NoInterface(String),
     /// The kernel refused.
-    #[error("failed to {operation} {object}: {source}")]
+    #[error("failed to {operation} {object}")]
     Refused {
         /// What was tried.
         operation: &'static str,

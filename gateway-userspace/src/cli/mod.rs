@@ -3,10 +3,22 @@
 //! `anyhow` is used here and nowhere else; below this module every error is an enum.
 
 pub mod check;
+pub mod detach;
+pub mod plan;
+pub mod run;
+pub mod show;
+mod table;
 
+use std::fmt::Display;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+use crate::state_dir::{self, StateDir, StateError};
 
 /// The data plane of a VPC NAT gateway, from Kube-OVN manifests to BPF maps.
 #[derive(Debug, Parser)]
@@ -22,6 +34,20 @@ pub struct Cli {
 pub enum Command {
     /// Reads manifests and reports every problem in them. Needs no privilege.
     Check(check::Options),
+    /// Shows what `run` would change in the maps. Changes nothing.
+    Plan(plan::Options),
+    /// Brings a gateway up and keeps it as the manifests say.
+    Run(Box<run::Options>),
+    /// Shows whether a gateway works, what is attached where, and what is wrong.
+    Status(show::status::Options),
+    /// Shows the active rules with their packets and bytes.
+    Rules(show::rules::Options),
+    /// Shows the open sessions.
+    Sessions(show::sessions::Options),
+    /// Shows why packets were dropped, or left to the kernel.
+    Drops(show::drops::Options),
+    /// Takes a gateway down: programs, maps, sessions, addresses.
+    Detach(detach::Options),
 }
 
 impl Command {
@@ -33,6 +59,61 @@ impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Check(options) => check::run(&options),
+            Self::Plan(options) => plan::run(&options),
+            Self::Run(options) => run::run(*options),
+            Self::Status(options) => or_nothing(show::status::run(&options)),
+            Self::Rules(options) => or_nothing(show::rules::run(&options)),
+            Self::Sessions(options) => or_nothing(show::sessions::run(&options)),
+            Self::Drops(options) => or_nothing(show::drops::run(&options)),
+            Self::Detach(options) => detach::run(&options),
         }
     }
+}
+
+/// That there is no gateway to show is an answer of its own: exit code 1.
+fn or_nothing(result: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    match result {
+        Err(error) if error.is::<show::Nothing>() => {
+            eprintln!("{error}");
+            Ok(ExitCode::from(1))
+        }
+        other => other,
+    }
+}
+
+/// Where the state of gateways is kept.
+#[derive(Debug, clap::Args)]
+pub struct GatewayOptions {
+    /// Directory for lock, status and allocations, with one directory for each gateway in it.
+    #[arg(long, value_name = "DIR", default_value = state_dir::DEFAULT)]
+    state_dir: PathBuf,
+}
+
+impl GatewayOptions {
+    fn directory(&self, gateway: &str) -> Result<StateDir, StateError> {
+        StateDir::new(&self.state_dir, gateway)
+    }
+}
+
+/// One thread, so that everything stays in the network namespace that was entered.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the event loop")
+}
+
+/// Prints to standard output. That nobody reads on is no error.
+fn print(what: impl Display) -> anyhow::Result<()> {
+    match write!(io::stdout().lock(), "{what}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("failed to write to standard output")
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn print_json(what: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(what).context("failed to write JSON")?;
+    print(format_args!("{text}\n"))
 }

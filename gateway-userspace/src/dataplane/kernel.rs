@@ -5,6 +5,8 @@ use std::path::Path;
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader, TestRun as _, TestRunOptions};
 
+use serde::{Deserialize, Serialize};
+
 use super::attach::{self, AttachError, AttachKind};
 use super::maps::{Maps, MapsError};
 use super::pins::{Pins, PinsError, layouts};
@@ -20,7 +22,8 @@ const LOG_LINES: usize = 20;
 const SWEEPERS: [&str; 2] = ["sweep_v4", "sweep_v6"];
 
 /// Which of the two interfaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Side {
     /// Towards the VPC.
     Internal,

@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod maps;
 pub mod memory;
 pub mod mode;
+pub mod object;
 pub mod pins;
 pub mod probe;
 mod raw;

@@ -5,12 +5,11 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use gateway_common::records::{Config, Dnat, DnatKey, Fip, FipKey, Pool, Rule, SnatKey};
-use gateway_common::tuple::Direction;
 use gateway_common::wire::transport::{TCP, UDP};
 use serde::{Serialize, Serializer};
 
 use super::{Action, Change, Edit, Entry, Plan};
-use crate::image::{Addressing, MapImage, kind_of, members, name_of, prefix};
+use crate::image::{Addressing, MapImage, is_inbound, kind_of, members, name_of, prefix};
 
 /// A change as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -63,10 +62,12 @@ impl Serialize for Plan {
 impl Plan {
     /// The changes as they are shown.
     pub fn lines(&self) -> impl Iterator<Item = Line> {
-        self.changes.iter().map(|change| self.line(change))
+        self.changes.iter().map(|change| self.describe(change))
     }
 
-    fn line(&self, change: &Change) -> Line {
+    /// One change as it is shown.
+    #[must_use]
+    pub fn describe(&self, change: &Change) -> Line {
         let action = change.action();
         let (map, key, value, old) = match change {
             Change::Rule(edit) => show(edit, |id| format!("#{id}"), show_rule).named("RULES"),
@@ -120,8 +121,7 @@ fn show_rule(rule: &Rule) -> String {
 }
 
 fn show_fip_key<F: Addressing>(key: &FipKey<F>) -> String {
-    let inbound = *key == FipKey::new(key.address, Direction::Inbound);
-    let direction = if inbound { "in" } else { "out" };
+    let direction = if is_inbound(key) { "in" } else { "out" };
     format!("{direction} {}", F::decode(key.address))
 }
 

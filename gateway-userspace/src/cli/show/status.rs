@@ -1,0 +1,138 @@
+//! `vpc-gateway status`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use gateway_common::verdict::{SESSIONS_CLOSED, SESSIONS_OPENED};
+use serde::Serialize;
+
+use super::{Nothing, ShowOptions};
+use crate::cli::table::Table;
+use crate::cli::{print, print_json};
+use crate::dataplane::maps::Maps;
+use crate::dataplane::pins::Pins;
+use crate::status::{FILE, Status};
+
+/// Options of `vpc-gateway status`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 ready and running, 1 not running or not ready, 2 error.")]
+pub struct Options {
+    #[command(flatten)]
+    show: ShowOptions,
+}
+
+/// What is shown.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    status: Status,
+    /// Whether the process runs. The data plane works without it.
+    running: bool,
+    /// Open sessions.
+    sessions: u64,
+    /// How many there can be.
+    max_sessions: usize,
+}
+
+/// Exit code 0: ready and running.
+pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
+    let name = options.show.gateway()?;
+    let state = options.show.state.directory(&name)?;
+    let status: Option<Status> = state.load(FILE)?;
+    let pins = Pins::new(&name);
+    let maps = if pins.exist() { Some(Maps::open(&pins)?) } else { None };
+    if status.is_none() && maps.is_none() {
+        return Err(Nothing::NotThere(name).into());
+    }
+    let holder = state.holder();
+    let mut status = status.unwrap_or_else(|| Status { gateway: name, ..Status::default() });
+    status.ready &= maps.is_some();
+    let shown = Shown {
+        running: holder.is_some(),
+        sessions: maps.as_ref().map_or(Ok(0), sessions)?,
+        max_sessions: maps.as_ref().map_or(0, |maps| maps.session_capacity() / 2),
+        status,
+    };
+    if options.show.json {
+        print_json(&shown)?;
+    } else {
+        print(text(&shown))?;
+    }
+    Ok(ExitCode::from(u8::from(!(shown.running && shown.status.ready))))
+}
+
+/// Sessions opened and not closed: counting the map itself would take long.
+fn sessions(maps: &Maps) -> Result<u64> {
+    let opened = maps.counter(SESSIONS_OPENED)?.packets;
+    let closed = maps.counter(SESSIONS_CLOSED)?.packets;
+    Ok(opened.saturating_sub(closed))
+}
+
+fn text(shown: &Shown) -> String {
+    let status = &shown.status;
+    let daemon = if shown.running {
+        format!("running, process {}", status.pid)
+    } else {
+        "not running; the data plane works without it".to_owned()
+    };
+    let ready = if status.ready { "ready" } else { "not ready" };
+    let rules: Vec<_> = status.rules.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let mut text = format!(
+        "gateway     {} ({ready}, generation {})\ndaemon      {daemon}\nrules       {}\n\
+         sessions    {} of {}\npins        {}\n",
+        status.gateway,
+        status.generation,
+        rules.join(", "),
+        shown.sessions,
+        shown.max_sessions,
+        status.pins.display(),
+    );
+    if let Some(apply) = &status.last_apply {
+        text.push_str(&format!(
+            "last apply  {:.1} ms: {} inserted, {} updated, {} deleted, {} sessions ended\n",
+            apply.duration_us as f64 / 1e3,
+            apply.inserted,
+            apply.updated,
+            apply.deleted,
+            apply.sessions_cut,
+        ));
+    }
+    text.push_str(&format!("\n{}", interfaces(status)));
+    if !status.eips.is_empty() {
+        text.push_str(&format!("\n{}", eips(status)));
+    }
+    for problem in &status.problems {
+        text.push_str(&format!("\nproblem: {problem}"));
+    }
+    if !status.problems.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
+fn interfaces(status: &Status) -> Table {
+    let mut table =
+        Table::new(&["SIDE", "INTERFACE", ">INDEX", ">MTU", "MODE", "ATTACH", ">PROGRAM", "REASON"]);
+    for interface in &status.interfaces {
+        table.row([
+            interface.side.as_str().to_owned(),
+            interface.name.clone(),
+            interface.ifindex.to_string(),
+            interface.mtu.to_string(),
+            interface.mode.to_string(),
+            interface.attach.to_string(),
+            interface.program_id.to_string(),
+            interface.reason.clone(),
+        ]);
+    }
+    table
+}
+
+fn eips(status: &Status) -> Table {
+    let mut table = Table::new(&["EIP", "NAME", "SUBNET"]);
+    for eip in &status.eips {
+        let subnet = eip.subnet.clone().unwrap_or_else(|| "-".to_owned());
+        table.row([eip.address.to_string(), eip.name.clone(), subnet]);
+    }
+    table
+}

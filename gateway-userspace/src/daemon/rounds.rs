@@ -1,0 +1,366 @@
+//! What a running gateway does when something changed. Each step is one method.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::{Daemon, DaemonError, Port, Problems, Settings, Step, chain, log, starting};
+use crate::announce::announce;
+use crate::clock;
+use crate::dataplane::kernel::{Kernel, Side};
+use crate::dataplane::mode;
+use crate::desired::{self, Allocations, Previous, Resolution};
+use crate::encode::{self, Surroundings};
+use crate::host::{self, HostAddress, HostState, Present, sysctl};
+use crate::netlink::Netlink;
+use crate::plan::{Change, Plan};
+use crate::reconcile::Reconciler;
+use crate::source::{SourceError, yaml};
+use crate::status::{self, ApplyStatus};
+
+/// The files of the state directory.
+const ALLOCATIONS: &str = "allocations.json";
+const OWNED: &str = "owned.json";
+
+/// How many lines of a plan are worth reading in a log.
+const PLAN_LINES: usize = 20;
+
+impl Daemon {
+    /// Brings the gateway up, or takes it over from the process that ran before.
+    pub(super) async fn start(settings: Settings) -> Result<Self, DaemonError> {
+        settings.state.save(status::FILE, &starting(&settings))?;
+        let netlink = Netlink::connect()?;
+        let ports = ports(&settings, &netlink).await?;
+        let allocations = settings.state.load(ALLOCATIONS)?.unwrap_or_default();
+        let previous = Previous { allocations, active: BTreeMap::new() };
+        let resolution = resolve(&settings, &previous)?;
+        let Some(desired) = resolution.state.clone() else {
+            return Err(no_gateway(&settings, &resolution));
+        };
+        let owned = settings.state.load(OWNED)?.unwrap_or_default();
+        let kernel = Kernel::open(&settings.gateway, &settings.object, &settings.kernel)?;
+        let maps = Reconciler::adopt(kernel)?;
+        // Routes may have changed while nobody was looking.
+        let routing = maps.live().config.map_or(0, |config| config.routing).wrapping_add(1);
+        let mut daemon = Self {
+            settings,
+            maps,
+            netlink,
+            previous,
+            desired,
+            ports,
+            present: Present::default(),
+            owned,
+            announced: BTreeSet::new(),
+            routing,
+            problems: Problems::default(),
+            notes: BTreeSet::new(),
+            last_apply: None,
+            started_at: clock::unix_seconds(),
+            ready: false,
+        };
+        daemon.adopt_state(resolution);
+        daemon.first_round()?;
+        daemon.look_around().await;
+        daemon.settle_host().await;
+        daemon.ready = true;
+        daemon.report();
+        log(format_args!("{}: ready", daemon.settings.gateway));
+        Ok(daemon)
+    }
+
+    /// Rules first, programs last: no packet meets half a configuration.
+    fn first_round(&mut self) -> Result<(), DaemonError> {
+        let adopted = self.maps.live().config.is_some();
+        if adopted {
+            log(format_args!(
+                "{}: adopted {} rules and their sessions from {}",
+                self.settings.gateway,
+                self.maps.live().rules.len(),
+                self.maps.dataplane().directory().display()
+            ));
+        }
+        self.round()?;
+        for side in Side::ALL {
+            self.attach(side)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the manifests again. If they cannot be read, everything stays as it is.
+    pub(super) async fn reload(&mut self) {
+        match resolve(&self.settings, &self.previous) {
+            Ok(resolution) => {
+                if resolution.state.is_none() {
+                    let missing = no_gateway(&self.settings, &resolution);
+                    let kept = format!("{missing}; it stays as it was");
+                    self.problems.set(Step::Manifests, vec![kept]);
+                } else {
+                    self.adopt_state(resolution);
+                    self.try_round();
+                    self.settle_host().await;
+                }
+            }
+            Err(error) => {
+                let kept = format!("{}; everything stays as it was", chain(&error));
+                self.problems.set(Step::Manifests, vec![kept]);
+            }
+        }
+        self.report();
+    }
+
+    /// Looks at interfaces, addresses and routes again after the kernel said that they changed.
+    pub(super) async fn refresh(&mut self) {
+        let mut problems = Vec::new();
+        for side in Side::ALL {
+            match self.netlink.interface(self.settings.interface(side)).await {
+                Ok(interface) => {
+                    let Some(port) = self.ports.get_mut(&side) else { continue };
+                    if port.interface.index != interface.index {
+                        log(format_args!("{} is a new interface now", interface.name));
+                        port.attachment = None;
+                    }
+                    port.interface = interface;
+                }
+                Err(error) => {
+                    if let Some(port) = self.ports.get_mut(&side) {
+                        port.attachment = None;
+                    }
+                    problems.push(chain(&error));
+                }
+            }
+        }
+        self.routing = self.routing.wrapping_add(1);
+        self.try_round();
+        for side in Side::ALL {
+            let missing = self.ports.get(&side).is_none_or(|port| port.attachment.is_none());
+            if missing && problems.is_empty() {
+                problems.extend(self.attach(side).err().map(|error| chain(&error)));
+            }
+        }
+        self.ready = problems.is_empty();
+        self.problems.set(Step::Interfaces, problems);
+        self.look_around().await;
+        self.settle_host().await;
+        self.report();
+    }
+
+    /// Takes over what the manifests say now.
+    fn adopt_state(&mut self, resolution: Resolution) {
+        let rejections = resolution.rejections.iter().map(ToString::to_string).collect();
+        self.problems.set(Step::Manifests, rejections);
+        let notes: BTreeSet<_> = resolution.notes.iter().map(ToString::to_string).collect();
+        for note in notes.difference(&self.notes) {
+            log(note);
+        }
+        self.notes = notes;
+        self.keep_allocations(&resolution.allocations);
+        self.previous =
+            Previous { allocations: resolution.allocations, active: resolution.active };
+        if let Some(state) = resolution.state {
+            self.desired = state;
+        }
+    }
+
+    fn keep_allocations(&self, allocations: &Allocations) {
+        let path = self.settings.state.file(ALLOCATIONS);
+        if (*allocations != self.previous.allocations || !path.exists())
+            && let Err(error) = self.settings.state.save(ALLOCATIONS, allocations)
+        {
+            log(chain(&error));
+        }
+    }
+
+    /// Makes the maps say what is desired.
+    fn round(&mut self) -> Result<(), DaemonError> {
+        let Some(surroundings) = self.surroundings() else { return Ok(()) };
+        let round = self.maps.round(&self.desired, &surroundings)?;
+        self.problems.set(Step::Maps, round.overflows.iter().map(ToString::to_string).collect());
+        if round.plan.is_empty() {
+            return Ok(());
+        }
+        let generation = self.maps.live().config.map_or(0, |config| config.generation);
+        log_plan(&round.plan);
+        log(format_args!(
+            "{}: generation {generation} applied in {:.1} ms: {} inserted, {} updated, {} deleted, \
+             {} sessions ended",
+            self.settings.gateway,
+            round.duration.as_secs_f64() * 1e3,
+            round.applied.inserted,
+            round.applied.updated,
+            round.applied.deleted,
+            round.applied.sessions_cut,
+        ));
+        self.last_apply = Some(ApplyStatus {
+            at: clock::unix_seconds(),
+            duration_us: u64::try_from(round.duration.as_micros()).unwrap_or(u64::MAX),
+            inserted: round.applied.inserted,
+            updated: round.applied.updated,
+            deleted: round.applied.deleted,
+            sessions_cut: round.applied.sessions_cut,
+        });
+        Ok(())
+    }
+
+    fn try_round(&mut self) {
+        if let Err(error) = self.round() {
+            self.problems.set(Step::Maps, vec![chain(&error)]);
+        }
+    }
+
+    fn surroundings(&self) -> Option<Surroundings> {
+        let port = |side| {
+            let interface = &self.ports.get(&side)?.interface;
+            Some(encode::Port { ifindex: interface.index, mtu: interface.mtu })
+        };
+        Some(Surroundings {
+            internal: port(Side::Internal)?,
+            external: port(Side::External)?,
+            routing: self.routing,
+            port_range: self.settings.port_range,
+            unmatched: self.settings.unmatched,
+            timeouts: self.settings.timeouts,
+        })
+    }
+
+    /// Puts the program of a side on its interface.
+    fn attach(&mut self, side: Side) -> Result<(), DaemonError> {
+        let Some(port) = self.ports.get_mut(&side) else { return Ok(()) };
+        let attachment = self.maps.dataplane().attach(side, &port.interface.name)?;
+        log(format_args!(
+            "{}: {} interface, {} by {} ({}), program {}",
+            port.interface.name,
+            side.as_str(),
+            port.choice.mode,
+            attachment.kind,
+            port.choice.reason,
+            attachment.program_id
+        ));
+        port.attachment = Some(attachment);
+        Ok(())
+    }
+
+    /// Reads addresses and routes.
+    async fn look_around(&mut self) {
+        let mut present = Present::default();
+        for (side, port) in &self.ports {
+            match self.netlink.addresses(port.interface.index).await {
+                Ok(addresses) => present.addresses.extend(
+                    addresses.into_iter().map(|address| HostAddress { side: *side, address }),
+                ),
+                Err(error) => log(chain(&error)),
+            }
+        }
+        match self.netlink.routes().await {
+            Ok(routes) => present.routes = routes,
+            Err(error) => log(chain(&error)),
+        }
+        self.present = present;
+    }
+
+    /// Makes addresses, routes and sysctls what the gateway needs.
+    async fn settle_host(&mut self) {
+        let (changed, errors) = sysctl::ensure(&self.settings.internal, &self.settings.external);
+        changed.iter().for_each(|change| log(format_args!("set {change}")));
+        let mut problems: Vec<_> = errors.iter().map(|error| chain(error)).collect();
+        let plan = host::plan(&host::wanted(&self.desired), &self.present, &self.owned);
+        problems.extend(plan.contested.iter().map(ToString::to_string));
+        if plan.owned != self.owned {
+            // What goes is still ours until it is gone.
+            let mut both = plan.owned.clone();
+            both.addresses.extend(&plan.remove_addresses);
+            both.routes.extend(&plan.remove_routes);
+            problems.extend(self.save_owned(&both));
+        }
+        if !plan.is_empty() {
+            log_host(&plan);
+            let index_of = |side| self.ports.get(&side).map(|port| port.interface.index);
+            let errors = host::apply(&self.netlink, &plan, index_of).await;
+            problems.extend(errors.iter().map(|error| chain(error)));
+            self.look_around().await;
+        }
+        if plan.owned != self.owned {
+            problems.extend(self.save_owned(&plan.owned));
+            self.owned = plan.owned;
+        }
+        self.problems.set(Step::Host, problems);
+        self.announce();
+    }
+
+    fn save_owned(&self, owned: &HostState) -> Option<String> {
+        self.settings.state.save(OWNED, owned).err().map(|error| chain(&error))
+    }
+
+    /// Announces the EIPs that were not announced yet.
+    fn announce(&mut self) {
+        let Some(port) = self.ports.get(&Side::External) else { return };
+        let there = |address: &IpAddr| {
+            self.present
+                .addresses
+                .iter()
+                .any(|one| one.side == Side::External && one.address.addr() == *address)
+        };
+        let eips: BTreeSet<_> = self.desired.eips.keys().copied().collect();
+        self.announced.retain(|address| eips.contains(address));
+        let fresh: Vec<_> = eips.difference(&self.announced).copied().filter(there).collect();
+        if let Some(mac) = port.interface.mac {
+            announce(port.interface.index, mac, fresh.clone());
+        }
+        self.announced.extend(fresh);
+    }
+}
+
+/// Finds both interfaces and chooses their hooks, before anything is touched.
+async fn ports(
+    settings: &Settings,
+    netlink: &Netlink,
+) -> Result<BTreeMap<Side, Port>, DaemonError> {
+    let mut ports = BTreeMap::new();
+    for side in Side::ALL {
+        let interface = netlink.interface(settings.interface(side)).await?;
+        let requested = mode::requested(&settings.modes, &interface.name);
+        let choice = mode::choose(&interface.name, requested, interface.kind.as_deref())?;
+        ports.insert(side, Port { interface, choice, attachment: None });
+    }
+    Ok(ports)
+}
+
+fn resolve(settings: &Settings, previous: &Previous) -> Result<Resolution, SourceError> {
+    let snapshot = yaml::read(&settings.paths)?;
+    Ok(desired::resolve_after(&snapshot, &settings.gateway, previous))
+}
+
+fn no_gateway(settings: &Settings, resolution: &Resolution) -> DaemonError {
+    let paths: Vec<_> = settings.paths.iter().map(|path| path.display().to_string()).collect();
+    DaemonError::NoGateway {
+        gateway: settings.gateway.clone(),
+        paths: paths.join(", "),
+        reasons: resolution.rejections.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn log_plan(plan: &Plan) {
+    // The configuration changes with every round; alone it is not worth a line.
+    let worth = |change: &&Change| !matches!(change, Change::Config(_));
+    for change in plan.changes.iter().filter(worth).take(PLAN_LINES) {
+        log(plan.describe(change));
+    }
+    let count = plan.changes.iter().filter(worth).count();
+    if count > PLAN_LINES {
+        log(format_args!("... and {} more changes", count - PLAN_LINES));
+    }
+}
+
+fn log_host(plan: &host::HostPlan) {
+    let addresses = [("+", &plan.add_addresses), ("-", &plan.remove_addresses)];
+    for (sign, list) in addresses {
+        for one in list.iter().take(PLAN_LINES) {
+            log(format_args!("{sign} address {} ({})", one.address, one.side.as_str()));
+        }
+    }
+    for (sign, list) in [("+", &plan.add_routes), ("-", &plan.remove_routes)] {
+        for one in list.iter().take(PLAN_LINES) {
+            log(format_args!("{sign} route {} via {}", one.destination, one.via));
+        }
+    }
+}
+

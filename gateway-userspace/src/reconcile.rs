@@ -1,0 +1,101 @@
+//! `DesiredState -> MapImage -> Plan -> Dataplane`: the middle of the control path, in one place.
+//!
+//! The image of what the maps hold is kept between rounds, so that one changed rule costs one
+//! comparison and a few writes, not a walk over the maps.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::clock::Stopwatch;
+use crate::dataplane::{Applied, Dataplane};
+use crate::desired::DesiredState;
+use crate::encode::{Encoded, Overflow, Surroundings, encode, retired_ids};
+use crate::image::MapImage;
+use crate::plan::{Plan, diff};
+
+/// A data plane and what it is known to hold.
+pub struct Reconciler<D: Dataplane> {
+    dataplane: D,
+    live: MapImage,
+    retired: BTreeSet<u32>,
+}
+
+/// One round.
+#[derive(Clone, Debug)]
+pub struct Round {
+    /// What was planned, all of which was done.
+    pub plan: Plan,
+    /// How much that was.
+    pub applied: Applied,
+    /// Rules that do not fit into the maps.
+    pub overflows: Vec<Overflow>,
+    /// How long it took, planning included.
+    pub duration: Duration,
+}
+
+impl<D: Dataplane> Reconciler<D> {
+    /// Reads what is there, and ends the sessions of rules that are gone: whoever ran before may
+    /// have been killed in between, and ids are about to be given away.
+    ///
+    /// # Errors
+    ///
+    /// When the data plane cannot be read.
+    pub fn adopt(mut dataplane: D) -> Result<Self, D::Error> {
+        let live = dataplane.read()?;
+        if live.config.is_some() {
+            dataplane.sweep()?;
+        }
+        Ok(Self { dataplane, live, retired: BTreeSet::new() })
+    }
+
+    /// Makes the data plane do what is desired. Doing it again plans nothing.
+    ///
+    /// # Errors
+    ///
+    /// When a change is refused. The next round starts from what is really there.
+    pub fn round(
+        &mut self,
+        desired: &DesiredState,
+        surroundings: &Surroundings,
+    ) -> Result<Round, D::Error> {
+        let watch = Stopwatch::start();
+        let Encoded { image, overflows } =
+            encode(desired, Some(surroundings), &self.live, &self.retired);
+        let plan = diff(&self.live, &image);
+        let applied = match self.dataplane.apply(&plan) {
+            Ok(applied) => applied,
+            Err(error) => {
+                let before = std::mem::take(&mut self.live);
+                self.live = self.dataplane.read()?;
+                self.retired.extend(retired_ids(&before, &self.live));
+                return Err(error);
+            }
+        };
+        self.retired.extend(retired_ids(&self.live, &image));
+        self.live = image;
+        Ok(Round { plan, applied, overflows, duration: watch.elapsed() })
+    }
+
+    /// Ends sessions that are idle or whose rule is gone.
+    ///
+    /// # Errors
+    ///
+    /// When the data plane cannot do it.
+    pub fn sweep(&mut self) -> Result<u64, D::Error> {
+        let ended = self.dataplane.sweep()?;
+        // A packet that saw a rule just before it went has long been handled.
+        self.retired.clear();
+        Ok(ended)
+    }
+
+    /// What the maps hold.
+    #[must_use]
+    pub const fn live(&self) -> &MapImage {
+        &self.live
+    }
+
+    /// The data plane.
+    pub const fn dataplane(&mut self) -> &mut D {
+        &mut self.dataplane
+    }
+}

@@ -1,0 +1,94 @@
+//! What a daemon says about itself: written after every round, read by `vpc-gateway status`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataplane::attach::AttachKind;
+use crate::dataplane::kernel::Side;
+use crate::dataplane::mode::Hook;
+
+/// The file in the state directory.
+pub const FILE: &str = "status.json";
+
+/// The state of one gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The gateway.
+    pub gateway: String,
+    /// The version of the program.
+    pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// When it started, in seconds since 1970.
+    pub started_at: u64,
+    /// The network namespace as it was given, if it was.
+    pub netns: Option<PathBuf>,
+    /// Whether a complete state has been applied and both programs are attached.
+    pub ready: bool,
+    /// Number of the applied state.
+    pub generation: u32,
+    /// The interfaces.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// The external addresses.
+    pub eips: Vec<EipStatus>,
+    /// How many rules there are of each kind.
+    pub rules: BTreeMap<String, usize>,
+    /// The last round that changed something.
+    pub last_apply: Option<ApplyStatus>,
+    /// What is wrong, one line each.
+    pub problems: Vec<String>,
+    /// Where maps and links are pinned.
+    pub pins: PathBuf,
+}
+
+/// An interface and the program on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// `internal` or `external`.
+    pub side: Side,
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// The hook.
+    pub mode: Hook,
+    /// Why this hook.
+    pub reason: String,
+    /// How the program is attached.
+    pub attach: AttachKind,
+    /// The kernel's id of the program.
+    pub program_id: u32,
+}
+
+/// An external address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EipStatus {
+    /// The address.
+    pub address: IpAddr,
+    /// The object.
+    pub name: String,
+    /// Its Subnet, if it has one.
+    pub subnet: Option<String>,
+}
+
+/// A round that changed something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyStatus {
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// How long it took, in microseconds.
+    pub duration_us: u64,
+    /// New map entries.
+    pub inserted: usize,
+    /// Map entries with another value.
+    pub updated: usize,
+    /// Map entries that went.
+    pub deleted: usize,
+    /// Sessions that ended with their rules.
+    pub sessions_cut: u64,
+}
