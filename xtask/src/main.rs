@@ -52,11 +52,14 @@ enum Verb {
     Ci(ci::Options),
 }
 
-/// The exit code of a child that has said itself what is wrong.
+/// An exit code, after everything about it has been said.
 #[derive(Clone, Copy, Debug)]
 struct Exit(u8);
 
 impl Exit {
+    /// Something failed.
+    const FAILURE: Self = Self(1);
+
     /// Turns the end of a child into the end of this process, as a shell does it.
     fn from_status(status: ExitStatus) -> anyhow::Result<()> {
         use std::os::unix::process::ExitStatusExt as _;

@@ -19,7 +19,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 
 use self::binaries::Binary;
@@ -27,7 +27,7 @@ use crate::console::{self, Colour, Steps};
 use crate::libtest::{Reader, Tally};
 use crate::privilege::{self, Privilege};
 use crate::workspace::Workspace;
-use crate::{build, process, setup};
+use crate::{Exit, build, process, setup};
 
 const STEPS: Steps = Steps::of("test");
 
@@ -253,10 +253,8 @@ fn summarise(rows: &[Row]) -> Result<()> {
         println!("{} {fault}", console::paint(Colour::Red, "FAILED"));
     }
     println!("{sum}");
-    if sum.failed > 0 {
-        bail!("{} tests failed", sum.failed);
-    }
-    Ok(())
+    // The sum stays the very last line: a failure adds an exit code, no message.
+    if sum.failed > 0 { Err(Exit::FAILURE.into()) } else { Ok(()) }
 }
 
 #[cfg(test)]
