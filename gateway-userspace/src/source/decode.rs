@@ -1,5 +1,7 @@
 //! A document -> objects: finds out the kind, reads the parts, collects what does not fit.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -134,22 +136,24 @@ impl<'a> Decoder<'a, 'a, '_> {
     fn unknown_parts(&self) -> Vec<Finding> {
         const PARTS: &[&str] = &["apiVersion", "kind", "metadata", "name", "spec", "status"];
         let Value::Map(entries) = &self.node.value else { return Vec::new() };
-        let unknown = entries.iter().filter(|entry| !PARTS.contains(&&*entry.key));
-        let unknown = unknown.map(|entry| Finding {
-            path: entry.key.clone().into_owned(),
-            line: entry.line,
-            // The usual cause is a field that slid out of `spec`.
-            problem: Problem::UnknownField { suggestion: None },
-        });
-        let repeated = entries.iter().enumerate().filter_map(|(index, entry)| {
-            let first = entries[..index].iter().find(|earlier| earlier.key == entry.key)?;
-            Some(Finding {
-                path: entry.key.clone().into_owned(),
-                line: entry.line,
-                problem: Problem::DuplicateField { first: first.line },
-            })
-        });
-        unknown.chain(repeated).collect()
+        let mut first_lines = BTreeMap::new();
+        let mut findings = Vec::new();
+        for entry in entries {
+            let problem = match first_lines.entry(&*entry.key) {
+                Slot::Occupied(first) => Problem::DuplicateField { first: *first.get() },
+                Slot::Vacant(slot) => {
+                    slot.insert(entry.line);
+                    if PARTS.contains(&&*entry.key) {
+                        continue;
+                    }
+                    // The usual cause is a field that slid out of `spec`.
+                    Problem::UnknownField { suggestion: None }
+                }
+            };
+            let (path, line) = (entry.key.clone().into_owned(), entry.line);
+            findings.push(Finding { path, line, problem });
+        }
+        findings
     }
 
     /// `metadata.name`, or the `name` beside `metadata` that a well-known tutorial has.
