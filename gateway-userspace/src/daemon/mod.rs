@@ -23,7 +23,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::clock;
 use crate::dataplane::kernel::{Attachment, Kernel, KernelError, KernelOptions, Side};
 use crate::dataplane::mode::{Choice, ModeArgument, Unsupported};
 use crate::desired::{DesiredState, Previous};
@@ -340,16 +339,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     line
-}
-
-/// The status of a gateway that is about to start.
-fn starting(settings: &Settings) -> Status {
-    Status {
-        gateway: settings.gateway.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: std::process::id(),
-        started_at: clock::unix_seconds(),
-        netns: settings.netns.clone(),
-        ..Status::default()
-    }
 }

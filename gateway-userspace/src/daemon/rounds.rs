@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Daemon, DaemonError, Port, Problems, Settings, Step, chain, log, starting};
+use super::{Daemon, DaemonError, Port, Problems, Settings, Step, chain, log};
 use crate::announce::announce;
 use crate::clock;
 use crate::dataplane::kernel::{Kernel, Side};
@@ -15,7 +15,7 @@ use crate::netlink::Netlink;
 use crate::plan::{Change, Plan};
 use crate::reconcile::Reconciler;
 use crate::source::{SourceError, yaml};
-use crate::status::{self, ApplyStatus};
+use crate::status::ApplyStatus;
 
 /// The files of the state directory.
 const ALLOCATIONS: &str = "allocations.json";
@@ -27,7 +27,6 @@ const PLAN_LINES: usize = 20;
 impl Daemon {
     /// Brings the gateway up, or takes it over from the process that ran before.
     pub(super) async fn start(settings: Settings) -> Result<Self, DaemonError> {
-        settings.state.save(status::FILE, &starting(&settings))?;
         let netlink = Netlink::connect()?;
         let ports = ports(&settings, &netlink).await?;
         let allocations = settings.state.load(ALLOCATIONS)?.unwrap_or_default();

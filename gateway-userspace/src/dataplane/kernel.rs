@@ -125,6 +125,16 @@ impl Kernel {
     ) -> Result<Self, KernelError> {
         probe::check()?;
         let pins = Pins::new(gateway);
+        let first = !pins.exist();
+        let opened = Self::open_at(pins.clone(), object, options);
+        if first && opened.is_err() {
+            // Half a set of empty maps helps nobody.
+            pins.remove()?;
+        }
+        opened
+    }
+
+    fn open_at(pins: Pins, object: &[u8], options: &KernelOptions) -> Result<Self, KernelError> {
         pins.create()?;
         if options.reset_maps {
             pins.forget_maps()?;

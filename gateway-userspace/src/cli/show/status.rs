@@ -46,7 +46,8 @@ pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
     }
     let holder = state.holder();
     let mut status = status.unwrap_or_else(|| Status { gateway: name, ..Status::default() });
-    status.ready &= maps.is_some();
+    // A process that has written nothing yet is still starting.
+    status.ready &= maps.is_some() && holder.is_none_or(|pid| pid == status.pid);
     let shown = Shown {
         running: holder.is_some(),
         sessions: maps.as_ref().map_or(Ok(0), sessions)?,
