@@ -146,7 +146,11 @@ fn run_tier(
 ) -> Result<Row> {
     let started = Instant::now();
     let mut row = Row { tier, tally: Tally::default(), elapsed: Duration::ZERO, broken: vec![] };
-    for binary in binaries.iter().filter(|binary| binary.tier() == tier) {
+    let mine: Vec<_> = binaries.iter().filter(|binary| binary.tier() == tier).collect();
+    if mine.is_empty() {
+        STEPS.say(format_args!("{}: there are no tests of this tier", tier.name()));
+    }
+    for binary in mine {
         STEPS.say(format_args!("{}: {}", tier.name(), binary.title()));
         let mut command = match kernel.filter(|_| tier != Tier::Unit) {
             Some(kernel) => kernel.privilege.command(&binary.executable, &kernel.variables),
