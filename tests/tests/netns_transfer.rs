@@ -13,7 +13,7 @@ use gateway_tests::lab::tier;
 use gateway_tests::lab::topology::{Checksums, External, Options};
 use gateway_tests::lab::world::World;
 
-const MEGABYTES: u32 = 128;
+const MEGABYTES: u32 = 64;
 const SECONDS: u32 = 2;
 
 fn observed(path: &str, transfer: Transfer) -> Observation {

@@ -46,6 +46,14 @@ fn seen_as(seen: SocketAddrV4, eip: Ipv4Addr, sent: impl std::fmt::Display) -> R
     Ok(Observation::new(sent, format_args!("client {seen}")))
 }
 
+/// A host that goes out by SNAT and not by a floating IP.
+fn snat_host(stage: &Stage) -> Option<&Host> {
+    let rules = &stage.rules;
+    let by_snat =
+        |host: &&Host| rules.snat_of(host.v4).is_some() && rules.fip_of(host.v4).is_none();
+    stage.net.vpc_hosts().into_iter().find(by_snat)
+}
+
 fn snat(stage: &Stage, check: &mut Check<'_>) {
     let net = &stage.net;
     let rules = &stage.rules;
@@ -55,7 +63,7 @@ fn snat(stage: &Stage, check: &mut Check<'_>) {
         check(&format!("SNAT of {label}: HTTP"), &mut || {
             let server = SocketAddrV4::new(net.x.v4, HTTP_PORT);
             let seen = http::whoami(&host.ns, server)?;
-            seen_as(seen, eip, format_args!("{} GET http://{}/", host.v4, net.x.v4))
+            seen_as(seen, eip, format_args!("{} GET {server}", host.v4))
         });
         check(&format!("SNAT of {label}: UDP"), &mut || {
             let exchange = probe::udp(&host.ns, 0, echo(net.y.v4), b"datagram")?;
@@ -69,8 +77,7 @@ fn snat(stage: &Stage, check: &mut Check<'_>) {
             ping(host, net.y.v4, (&net.y, "eth0"), eip)
         });
     }
-    let covered = net.vpc_hosts().into_iter().find(|host| rules.snat_of(host.v4).is_some());
-    if let Some(host) = covered {
+    if let Some(host) = snat_host(stage) {
         check(&format!("SNAT of {}: {BULK} MiB", host.label), &mut || {
             let server = SocketAddrV4::new(net.x.v4, HTTP_PORT);
             bulk(stage, host, server, net.x.v4)
@@ -201,9 +208,7 @@ pub fn refusals(stage: &Stage, check: &mut Check<'_>) {
 /// The manifests change and the daemon dies while a connection is open.
 pub fn changes(stage: &mut Stage, check: &mut Check<'_>) {
     let target = stage.net.y.v4;
-    let client =
-        stage.net.vpc_hosts().into_iter().find(|host| stage.rules.snat_of(host.v4).is_some());
-    let mut open = client.map(|host| TcpProbe::connect(&host.ns, 0, echo(target)));
+    let mut open = snat_host(stage).map(|host| TcpProbe::connect(&host.ns, 0, echo(target)));
     let mut still_open = move || -> Result<SocketAddrV4> {
         let probe = open.as_mut().context("no host has SNAT")?.as_mut();
         let probe = probe.map_err(|error| anyhow::anyhow!("{error:#}"))?;
@@ -269,6 +274,6 @@ fn bulk(stage: &Stage, client: &Host, server: SocketAddrV4, host: Ipv4Addr) -> R
     http::random_file(&original, BULK)?;
     let transfer =
         http::download(&client.ns, server, "random", &original, &scratch.join("random"))?;
-    let sent = format!("{} GET http://{server}/files/random", client.v4);
+    let sent = format!("{} GET {server}, {BULK} MiB", client.v4);
     Ok(Observation::new(sent, format_args!("same sha256, {:.1} Gbit/s", transfer.gigabits())))
 }

@@ -83,7 +83,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         screen.step("removing the namespaces");
         drop(stage);
     }
-    screen.line(&format!("demo: {passed} checks passed, {failed} failed"));
+    let last = format!("demo: {passed} checks passed, {failed} failed");
+    if options.json {
+        eprintln!("{last}");
+    } else {
+        screen.line(&last);
+    }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

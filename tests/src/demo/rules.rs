@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 /// An IPv4 prefix.
@@ -80,13 +80,44 @@ impl Rules {
         self.eips.iter().find(|(_, eip)| *eip == address).map(|(name, _)| name.as_str())
     }
 
-    /// Reads the JSON of `rules`.
+    /// Reads the JSON of `rules` and of `status`. IPv6 rules are left out.
     ///
     /// # Errors
-    /// It has another shape.
-    pub fn parse(_json: &Value) -> Result<Self> {
-        Ok(Self::default())
+    /// One has another shape.
+    pub fn parse(rules: &Value, status: &Value) -> Result<Self> {
+        let mut read = Self::default();
+        for eip in status["eips"].as_array().context("no list of EIPs in the status")? {
+            if let Ok(address) = text(eip, "address")?.parse() {
+                read.eips.push((text(eip, "name")?.to_owned(), address));
+            }
+        }
+        for rule in rules.as_array().context("the rules are no list")? {
+            read.add(rule).with_context(|| format!("rule {rule}"))?;
+        }
+        Ok(read)
     }
+
+    fn add(&mut self, rule: &Value) -> Result<()> {
+        let (from, to) = (text(rule, "from")?, text(rule, "to")?);
+        if from.contains("::") {
+            return Ok(());
+        }
+        match text(rule, "kind")? {
+            "fip" => self.fips.push((from.parse()?, to.parse()?)),
+            "snat" => self.snats.push((Prefix::parse(from)?, to.parse()?)),
+            "dnat" => {
+                let (at, protocol) = from.split_once('/').context("no protocol")?;
+                let tcp = protocol == "tcp";
+                self.forwards.push(Forward { tcp, at: at.parse()?, to: to.parse()? });
+            }
+            other => bail!("unknown kind {other}"),
+        }
+        Ok(())
+    }
+}
+
+fn text<'a>(entry: &'a Value, name: &str) -> Result<&'a str> {
+    entry[name].as_str().with_context(|| format!("no `{name}` in {entry}"))
 }
 
 #[cfg(test)]

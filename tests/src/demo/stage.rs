@@ -55,7 +55,7 @@ impl Stage {
         Record::of(&net, &settings).write()?;
         screen.step(&format!("starting vpc-gateway with {}", manifests.display()));
         let gateway = Gateway::start(&net, settings)?;
-        let rules = Rules::parse(&gateway.json("rules")?).context("the JSON of `rules`")?;
+        let rules = Rules::parse(&gateway.json("rules")?, &gateway.json("status")?)?;
         let mut stage =
             Self { gateway, rules, nginxes: BTreeMap::new(), echoes: BTreeMap::new(), net };
         screen.step("starting servers: nginx, UDP and TCP echo");

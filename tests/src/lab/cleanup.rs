@@ -47,7 +47,7 @@ impl Drop for Undo {
     }
 }
 
-/// Makes something and registers how to undo it, as one step.
+/// Makes something and registers how to undo it, as one step. Steps do not nest.
 ///
 /// # Errors
 /// The error of `create`; nothing is registered then.

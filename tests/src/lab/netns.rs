@@ -2,12 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use super::cleanup::{self, Undo};
 
@@ -25,7 +28,7 @@ impl Netns {
     /// No privilege, or the name is taken.
     pub fn create(name: &str) -> Result<Self> {
         let ((), undo) = cleanup::make(
-            || run(Command::new("ip").args(["netns", "add", name])).map(drop),
+            || add(name),
             |()| {
                 let name = name.to_owned();
                 Box::new(move || remove(&name))
@@ -99,8 +102,11 @@ impl Netns {
     /// `ip` refuses one of them.
     pub fn ip_batch(&self, lines: &[String]) -> Result<()> {
         let script = lines.join("\n") + "\n";
-        self.enter(|| feed(Command::new("ip").args(["-batch", "-"]), &script))?
-            .with_context(|| format!("in namespace {}:\n{script}", self.name))
+        self.enter(|| {
+            finish(Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()), &script)
+        })?
+        .map(drop)
+        .with_context(|| format!("in namespace {}:\n{script}", self.name))
     }
 
     /// Sets a `net.` sysctl, given as `ipv4/ip_forward`.
@@ -122,6 +128,14 @@ pub fn enter_this_thread(path: &Path) -> Result<()> {
         .with_context(|| format!("failed to enter {}", path.display()))
 }
 
+fn add(name: &str) -> Result<()> {
+    let output = Command::new("ip").args(["netns", "add", name]).output();
+    let output = output.context("failed to run `ip`")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "failed to add the namespace {name}: {}", said.trim());
+    Ok(())
+}
+
 /// Removes a namespace by name; nothing happens if it is gone.
 pub fn remove(name: &str) {
     let _ = Command::new("ip")
@@ -136,32 +150,37 @@ pub fn remove(name: &str) {
 /// # Errors
 /// The command is missing or fails; the error carries what it printed.
 pub fn run(command: &mut Command) -> Result<String> {
-    let shown = format!("{command:?}");
-    let output =
-        command.stdin(Stdio::null()).output().with_context(|| format!("failed to run {shown}"))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        bail!("{shown}: {}\n{text}{errors}", output.status);
-    }
-    Ok(text)
+    let output = finish(command.stdin(Stdio::null()), "")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn feed(command: &mut Command, input: &str) -> Result<()> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("failed to run {command:?}"))?;
+/// Runs a command in a process group of its own, which does not outlive this process.
+fn finish(command: &mut Command, input: &str) -> Result<Output> {
+    let shown = format!("{command:?}");
+    let (mut child, undo) = cleanup::make(
+        || {
+            let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            let spawned = command.process_group(0).spawn();
+            spawned.with_context(|| format!("failed to run {shown}"))
+        },
+        |child| {
+            let group = Pid::from_raw(child.id().cast_signed());
+            Box::new(move || {
+                let _ = killpg(group, Signal::SIGKILL);
+            })
+        },
+    )?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(input.as_bytes())?;
     }
     let output = child.wait_with_output()?;
+    undo.forget();
     if !output.status.success() {
-        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let (said, errors) = (&output.stdout, &output.stderr);
+        let text = format!("{}{}", String::from_utf8_lossy(said), String::from_utf8_lossy(errors));
+        bail!("{shown}: {}\n{}", output.status, text.trim());
     }
-    Ok(())
+    Ok(output)
 }
 
 /// Loose reverse-path checks, no redirects, and addresses that are usable at once.

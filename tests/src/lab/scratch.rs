@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::cleanup::{self, Undo};
+use super::wait::wait_until;
 
 /// A directory of this lab.
 #[derive(Debug)]
@@ -25,7 +27,7 @@ impl Scratch {
             || fs::create_dir(&path).with_context(|| format!("failed to make {}", path.display())),
             |()| {
                 let path = path.clone();
-                Box::new(move || drop(fs::remove_dir_all(path)))
+                Box::new(move || remove(&path))
             },
         )?;
         Ok(Self { path, undo })
@@ -56,4 +58,10 @@ impl Scratch {
     pub fn keep(self) {
         self.undo.forget();
     }
+}
+
+/// Removes a directory in which a process that is being killed may still write for a moment.
+fn remove(path: &Path) {
+    let gone = || Ok((fs::remove_dir_all(path).is_ok() || !path.exists()).then_some(()));
+    let _ = wait_until("the directory to go", Duration::from_secs(1), gone);
 }
