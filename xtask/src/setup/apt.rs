@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_mirror_is_found_in_stanzas() {
-        let text = "Types: deb\nURIs: http://mirror.example.org/debian-security\nSuites: bookworm-security\n\n\
+        let text = "Types: deb\nURIs: http://mirror.example/debian-security\nSuites: bookworm-security\n\n\
             Types: deb deb-src\n# a comment\nURIs: http://mirror.example/debian/\nSuites: bookworm\n";
         assert_eq!(mirror_in(text).as_deref(), Some("http://mirror.example/debian/"));
     }
