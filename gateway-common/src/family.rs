@@ -180,21 +180,24 @@ pub trait Family: Copy + Debug + Default + Eq + Ord + 'static {
     /// Bits of an address.
     const BITS: u32;
 
-    /// Reads the network header that follows the Ethernet header: addresses, protocol, TTL, place
-    /// in a fragmented datagram and offset of the layer-4 header.
+    /// Reads the network header at offset `at`: addresses, protocol, TTL, place in a fragmented
+    /// datagram and offset of the layer-4 header.
     ///
     /// # Errors
     ///
     /// An [`Exit`] if the header is cut off, malformed, or not for us to route.
-    fn parse<P: Packet>(packet: &mut P, parsed: &mut Parsed<Self>) -> Result<(), Exit>;
+    fn parse<P: Packet>(packet: &mut P, at: usize, parsed: &mut Parsed<Self>) -> Result<(), Exit>;
 
-    /// Writes both addresses, takes one off the TTL and keeps the header checksum right.
+    /// Writes both addresses into the network header at offset `at`, takes `hops` off its TTL and
+    /// keeps its checksum right, if it has one.
     ///
     /// # Errors
     ///
     /// [`Truncated`] if the header is not there.
     fn rewrite<P: Packet>(
         packet: &mut P,
+        at: usize,
+        hops: u8,
         source: &Self::Addr,
         destination: &Self::Addr,
     ) -> Result<(), Truncated>;
@@ -216,8 +219,8 @@ impl Family for V4 {
     const BITS: u32 = 32;
 
     #[inline(always)]
-    fn parse<P: Packet>(packet: &mut P, parsed: &mut Parsed<Self>) -> Result<(), Exit> {
-        let header = packet.at::<ipv4::Ipv4Header>(ethernet::BYTES)?;
+    fn parse<P: Packet>(packet: &mut P, at: usize, parsed: &mut Parsed<Self>) -> Result<(), Exit> {
+        let header = packet.at::<ipv4::Ipv4Header>(at)?;
         let header_bytes = u16::from(header.version_ihl & 0x0f) * 4;
         if header.version_ihl >> 4 != 4 || usize::from(header_bytes) < ipv4::BYTES {
             return Err(DropReason::BadHeader.into());
@@ -229,28 +232,30 @@ impl Family for V4 {
         parsed.tuple.endpoints.destination = Ipv4 { octets: header.destination };
         parsed.tuple.protocol = header.protocol;
         parsed.ttl = header.ttl;
-        parsed.l4 = ethernet::BYTES as u16 + header_bytes;
+        parsed.l4 = at as u16 + header_bytes;
         Ok(())
     }
 
     #[inline(always)]
     fn rewrite<P: Packet>(
         packet: &mut P,
+        at: usize,
+        hops: u8,
         source: &Ipv4,
         destination: &Ipv4,
     ) -> Result<(), Truncated> {
-        let header = packet.at::<ipv4::Ipv4Header>(ethernet::BYTES)?;
+        let header = packet.at::<ipv4::Ipv4Header>(at)?;
         let (old_ttl, protocol) = (header.ttl, header.protocol);
-        let new_ttl = old_ttl.saturating_sub(1);
-        let difference = Ipv4 { octets: header.source }
+        let new_ttl = old_ttl.saturating_sub(hops);
+        let addresses = Ipv4 { octets: header.source }
             .difference(source)
-            .and(Ipv4 { octets: header.destination }.difference(destination))
-            .replace_u16(
-                u16::from_ne_bytes([old_ttl, protocol]),
-                u16::from_ne_bytes([new_ttl, protocol]),
-            );
+            .and(Ipv4 { octets: header.destination }.difference(destination));
+        let whole = addresses.replace_u16(
+            u16::from_ne_bytes([old_ttl, protocol]),
+            u16::from_ne_bytes([new_ttl, protocol]),
+        );
         header.ttl = new_ttl;
-        header.checksum = difference.apply(header.checksum);
+        header.checksum = whole.apply(header.checksum);
         header.source = source.octets;
         header.destination = destination.octets;
         Ok(())
@@ -268,8 +273,8 @@ impl Family for V6 {
     const BITS: u32 = 128;
 
     #[inline(always)]
-    fn parse<P: Packet>(packet: &mut P, parsed: &mut Parsed<Self>) -> Result<(), Exit> {
-        let header = packet.at::<ipv6::Ipv6Header>(ethernet::BYTES)?;
+    fn parse<P: Packet>(packet: &mut P, at: usize, parsed: &mut Parsed<Self>) -> Result<(), Exit> {
+        let header = packet.at::<ipv6::Ipv6Header>(at)?;
         if header.version_class_flow[0] >> 4 != 6 {
             return Err(DropReason::BadHeader.into());
         }
@@ -278,7 +283,7 @@ impl Family for V6 {
         ends.destination = Ipv6 { octets: header.destination };
         parsed.tuple.protocol = header.next_header;
         parsed.ttl = header.hop_limit;
-        parsed.l4 = (ethernet::BYTES + ipv6::BYTES) as u16;
+        parsed.l4 = (at + ipv6::BYTES) as u16;
         // Neighbour and router discovery lives on link-local addresses and in groups.
         if ends.destination.is_link_local() || ends.source.is_link_local() {
             return Err(PassReason::LinkLocal.into());
@@ -293,11 +298,13 @@ impl Family for V6 {
     #[inline(always)]
     fn rewrite<P: Packet>(
         packet: &mut P,
+        at: usize,
+        hops: u8,
         source: &Ipv6,
         destination: &Ipv6,
     ) -> Result<(), Truncated> {
-        let header = packet.at::<ipv6::Ipv6Header>(ethernet::BYTES)?;
-        header.hop_limit = header.hop_limit.saturating_sub(1);
+        let header = packet.at::<ipv6::Ipv6Header>(at)?;
+        header.hop_limit = header.hop_limit.saturating_sub(hops);
         header.source = source.octets;
         header.destination = destination.octets;
         Ok(())

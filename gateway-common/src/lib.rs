@@ -13,11 +13,11 @@
 //! | module | decides |
 //! |---|---|
 //! | [`packet`], [`wire`] | what bytes are there |
-//! | [`family`], [`tuple`], [`parse`] | which flow they belong to |
+//! | [`family`], [`mod@tuple`], [`mod@parse`] | which flow they belong to |
 //! | [`tables`], [`records`] | what is known about that flow |
 //! | [`classify`] | which rule applies to a flow that has no session |
 //! | [`session`], [`mapping`] | how a session opens, and its external port |
-//! | [`checksum`], [`translate`] | the new bytes |
+//! | [`checksum`], [`translate`], [`icmp_error`] | the new bytes |
 //! | [`forward`], [`verdict`] | where the packet goes, or why it does not |
 //! | [`pipeline`] | all of the above in one page |
 //! | [`expire`] | when a session ends |
@@ -39,6 +39,7 @@ pub mod classify;
 pub mod expire;
 pub mod family;
 pub mod forward;
+pub mod icmp_error;
 pub mod mapping;
 pub mod packet;
 pub mod parse;

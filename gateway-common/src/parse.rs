@@ -6,7 +6,10 @@ use crate::{
     packet::Packet,
     tuple::{Direction, Endpoints, Tuple},
     verdict::{DropReason, Exit, PassReason},
-    wire::transport::{self, IcmpStart, Ports, TcpStart},
+    wire::{
+        ethernet,
+        transport::{self, IcmpStart, Ports, TcpStart},
+    },
 };
 
 /// Place of a packet in a fragmented datagram.
@@ -42,7 +45,9 @@ pub enum PortFields {
     SourceId,
     /// The id of an ICMP query on its way back: it is the destination's.
     DestinationId,
-    /// None: another protocol, a later fragment, an ICMP message that is no query.
+    /// An ICMP error: they are in the packet that it quotes.
+    Quoted,
+    /// None: another protocol, a later fragment, an ICMP message that is neither query nor error.
     None,
 }
 
@@ -73,7 +78,8 @@ impl<F: Family> Parsed<F> {
     #[must_use]
     pub fn is_trackable(&self) -> bool {
         self.fragment == Fragment::Whole
-            && (self.ports != PortFields::None || self.tuple.protocol != F::ICMP)
+            && (self.tuple.protocol != F::ICMP
+                || matches!(self.ports, PortFields::SourceId | PortFields::DestinationId))
     }
 }
 
@@ -119,7 +125,7 @@ pub fn parse<F: Family, P: Packet>(packet: &mut P, parsed: &mut Parsed<F>) -> Re
     if !packet.is_for_this_host() {
         return Err(PassReason::NotForThisHost.into());
     }
-    F::parse(packet, parsed)?;
+    F::parse(packet, ethernet::BYTES, parsed)?;
     let ends = &parsed.tuple.endpoints;
     if ends.destination.is_special() || ends.source.is_special() {
         return Err(PassReason::Special.into());
@@ -130,46 +136,50 @@ pub fn parse<F: Family, P: Packet>(packet: &mut P, parsed: &mut Parsed<F>) -> Re
     Ok(())
 }
 
-/// Reads ports or query id, and finds the checksum.
+/// Reads ports or query id and TCP flags, and finds the checksum.
 #[inline(always)]
 fn parse_transport<F: Family, P: Packet>(
     packet: &mut P,
     parsed: &mut Parsed<F>,
 ) -> Result<(), Exit> {
-    let l4 = usize::from(parsed.l4);
-    match parsed.tuple.protocol {
-        transport::TCP => {
-            let tcp = *packet.at::<TcpStart>(l4)?;
-            parsed.tcp_flags = tcp.flags;
-            set_ports(parsed, tcp.ports);
-            (parsed.checksum, parsed.checksum_at) = (L4Checksum::Pseudo, transport::TCP_CHECKSUM);
-        }
-        transport::UDP => {
-            let ports = *packet.at::<Ports>(l4)?;
-            set_ports(parsed, ports);
-            // RFC 8200 section 8.1: over IPv6 a zero checksum is not "none".
-            let kind = if F::BITS == 32 { L4Checksum::PseudoOptional } else { L4Checksum::Pseudo };
-            (parsed.checksum, parsed.checksum_at) = (kind, transport::UDP_CHECKSUM);
-        }
-        transport::UDP_LITE | transport::DCCP => {
-            let ports = *packet.at::<Ports>(l4)?;
-            set_ports(parsed, ports);
-            (parsed.checksum, parsed.checksum_at) = (L4Checksum::Pseudo, transport::UDP_CHECKSUM);
-        }
-        protocol if protocol == F::ICMP => {
-            let icmp = *packet.at::<IcmpStart>(l4)?;
-            parse_icmp(parsed, &icmp)?;
-        }
-        _ => {}
+    parse_ports(packet, parsed)?;
+    if parsed.tuple.protocol == transport::TCP {
+        parsed.tcp_flags = packet.at::<TcpStart>(usize::from(parsed.l4))?.flags;
     }
     Ok(())
 }
 
+/// Reads ports or query id, and finds the checksum, from the first eight bytes of layer 4.
+///
+/// # Errors
+///
+/// An [`Exit`] if they are not there, or if the message never leaves its link.
 #[inline(always)]
-fn set_ports<F: Family>(parsed: &mut Parsed<F>, ports: Ports) {
+pub(crate) fn parse_ports<F: Family, P: Packet>(
+    packet: &mut P,
+    parsed: &mut Parsed<F>,
+) -> Result<(), Exit> {
+    let l4 = usize::from(parsed.l4);
+    let (checksum, checksum_at) = match parsed.tuple.protocol {
+        transport::TCP => (L4Checksum::Pseudo, transport::TCP_CHECKSUM),
+        // RFC 8200 section 8.1: over IPv6 a zero checksum is not "none".
+        transport::UDP if F::BITS == 32 => (L4Checksum::PseudoOptional, transport::UDP_CHECKSUM),
+        transport::UDP | transport::UDP_LITE | transport::DCCP => {
+            (L4Checksum::Pseudo, transport::UDP_CHECKSUM)
+        }
+        protocol if protocol == F::ICMP => {
+            let icmp = *packet.at::<IcmpStart>(l4)?;
+            return parse_icmp(parsed, &icmp);
+        }
+        _ => return Ok(()),
+    };
+    let ports = packet.at::<Ports>(l4)?;
     parsed.tuple.endpoints.source_port = ports.source.get();
     parsed.tuple.endpoints.destination_port = ports.destination.get();
     parsed.ports = PortFields::Both;
+    parsed.checksum = checksum;
+    parsed.checksum_at = checksum_at;
+    Ok(())
 }
 
 /// Tells queries and their replies from everything else.
@@ -184,13 +194,17 @@ fn parse_icmp<F: Family>(parsed: &mut Parsed<F>, icmp: &IcmpStart) -> Result<(),
         0 | 14 | 16 | 18 if v4 => parsed.ports = PortFields::DestinationId,
         128 if !v4 => parsed.ports = PortFields::SourceId,
         129 if !v4 => parsed.ports = PortFields::DestinationId,
+        // Unreachable, quench, exceeded, problem; RFC 4443: 1 to 4. Not redirects: they are for
+        // the next hop on the same link, which the gateway is.
+        3 | 4 | 11 | 12 if v4 => parsed.ports = PortFields::Quoted,
+        1..=4 if !v4 => parsed.ports = PortFields::Quoted,
         133..=137 if !v4 => return Err(PassReason::LinkLocal.into()),
         _ => {}
     }
     match parsed.ports {
         PortFields::SourceId => parsed.tuple.endpoints.source_port = id,
         PortFields::DestinationId => parsed.tuple.endpoints.destination_port = id,
-        PortFields::Both | PortFields::None => {}
+        PortFields::Both | PortFields::Quoted | PortFields::None => {}
     }
     parsed.checksum = if v4 { L4Checksum::Plain } else { L4Checksum::Pseudo };
     parsed.checksum_at = transport::ICMP_CHECKSUM;

@@ -3,7 +3,7 @@
 use crate::{
     classify::{self, Action},
     family::Family,
-    forward,
+    forward, icmp_error,
     packet::Packet,
     parse::{self, Parsed},
     records::{Config, Ticks},
@@ -125,12 +125,30 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
     parse::parse(packet, passage.parsed)?;
     if passage.parsed.is_trackable() && session::lookup(passage)? {
         forward::check(packet, passage)?;
+    } else if icmp_error::is_error(passage.parsed) && related(packet, passage)? {
+        return Ok(());
     } else {
         decide(packet, passage)?;
     }
     translate(packet, passage.parsed, &passage.rewrite.endpoints)?;
     passage.tables.count_rule(passage.rewrite.rule, passage.arrival.frame_bytes);
     Ok(())
+}
+
+/// An ICMP error about a translated packet; `false` if it is about none of ours.
+#[inline(always)]
+fn related<F: Family, P: Packet, T: Tables<F>>(
+    packet: &mut P,
+    passage: &mut Passage<'_, F, T>,
+) -> Result<bool, Exit> {
+    match find_related(packet, passage) {
+        Related::Found => {}
+        Related::Unknown => return Ok(false),
+        Related::Refused => return Err(passage.exit),
+    }
+    icmp_error::route(passage)?;
+    forward::check(packet, passage)?;
+    if translate_error(packet, passage) { Ok(true) } else { Err(passage.exit) }
 }
 
 /// The slow path: no session, so a rule decides.
@@ -190,4 +208,42 @@ fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
 #[inline(never)]
 fn lookup<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
     session::lookup(passage) == Ok(true)
+}
+
+#[inline(never)]
+fn find_related<F: Family, P: Packet, T: Tables<F>>(
+    packet: &mut P,
+    passage: &mut Passage<'_, F, T>,
+) -> Related {
+    match icmp_error::find(packet, passage) {
+        Ok(true) => Related::Found,
+        Ok(false) => Related::Unknown,
+        Err(exit) => {
+            passage.exit = exit;
+            Related::Refused
+        }
+    }
+}
+
+/// What [`find_related`] found.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Related {
+    Found,
+    Unknown,
+    Refused,
+}
+
+#[inline(never)]
+fn translate_error<F: Family, P: Packet, T: Tables<F>>(
+    packet: &mut P,
+    passage: &mut Passage<'_, F, T>,
+) -> bool {
+    match icmp_error::translate(packet, passage) {
+        Ok(()) => true,
+        Err(exit) => {
+            passage.exit = exit;
+            false
+        }
+    }
 }

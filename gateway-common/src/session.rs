@@ -110,12 +110,14 @@ pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<
     reply_key.endpoints.set_reversed(&passage.rewrite.endpoints);
     // One record, used twice: first for the reply, whose content does not depend on the port.
     // Its route back is looked up by the first packet that needs it.
-    let mut record = Session::default();
-    record.last_seen = passage.arrival.now;
-    record.rule = passage.rewrite.rule;
+    let mut record = Session {
+        last_seen: passage.arrival.now,
+        rule: passage.rewrite.rule,
+        routing: passage.config.routing,
+        flags,
+        ..Session::default()
+    };
     record.translated.set_reversed(&key.endpoints);
-    record.routing = passage.config.routing;
-    record.flags = flags;
     claim_source(passage, &mut reply_key, &mut record)?;
     let rewrite = &mut *passage.rewrite;
     rewrite.endpoints.source = reply_key.endpoints.destination;

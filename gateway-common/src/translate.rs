@@ -3,11 +3,14 @@
 use crate::{
     checksum::{ChecksumDelta, Difference, L4Checksum},
     family::{Address, Family},
-    packet::Packet,
+    packet::{Packet, Truncated},
     parse::{Parsed, PortFields},
     tuple::Endpoints,
     verdict::Exit,
-    wire::transport::{IcmpStart, Ports},
+    wire::{
+        ethernet,
+        transport::{IcmpStart, Ports},
+    },
 };
 
 /// Rewrites addresses, ports or query id, TTL and all checksums of a packet.
@@ -24,37 +27,97 @@ pub fn translate<F: Family, P: Packet>(
     parsed: &Parsed<F>,
     new: &Endpoints<F>,
 ) -> Result<(), Exit> {
-    let old = &parsed.tuple.endpoints;
-    F::rewrite(packet, &new.source, &new.destination)?;
-    let l4 = usize::from(parsed.l4);
-    match parsed.ports {
-        PortFields::Both => {
-            let ports = packet.at::<Ports>(l4)?;
-            ports.source.set(new.source_port);
-            ports.destination.set(new.destination_port);
-        }
-        PortFields::SourceId => packet.at::<IcmpStart>(l4)?.id.set(new.source_port),
-        PortFields::DestinationId => {
-            packet.at::<IcmpStart>(l4)?.id.set(new.destination_port);
-        }
-        PortFields::None => {}
-    }
+    F::rewrite(packet, ethernet::BYTES, 1, &new.source, &new.destination)?;
+    let ports = (new.source_port, new.destination_port);
+    write_ports(packet, parsed, ports)?;
     if parsed.checksum != L4Checksum::None {
+        let at = usize::from(parsed.l4) + usize::from(parsed.checksum_at);
         let delta = ChecksumDelta {
-            addresses: old
-                .source
-                .difference(&new.source)
-                .and(old.destination.difference(&new.destination)),
-            ports: port_difference(old.source_port, new.source_port)
-                .and(port_difference(old.destination_port, new.destination_port)),
+            addresses: addresses_difference(parsed, &new.source, &new.destination),
+            ports: ports_difference(parsed, ports),
         };
-        packet.patch_l4(l4 + usize::from(parsed.checksum_at), parsed.checksum, delta)?;
+        packet.patch_l4(at, parsed.checksum, delta)?;
     }
     Ok(())
 }
 
-/// The difference of a port or id, in memory order.
+/// Writes ports or query id into the layer-4 header.
 #[inline(always)]
-fn port_difference(old: u16, new: u16) -> Difference {
-    Difference::NONE.replace_u16(old.to_be(), new.to_be())
+fn write_ports<F: Family, P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed<F>,
+    (source, destination): (u16, u16),
+) -> Result<(), Truncated> {
+    let l4 = usize::from(parsed.l4);
+    match parsed.ports {
+        PortFields::Both => {
+            let ports = packet.at::<Ports>(l4)?;
+            ports.source.set(source);
+            ports.destination.set(destination);
+        }
+        PortFields::SourceId => packet.at::<IcmpStart>(l4)?.id.set(source),
+        PortFields::DestinationId => packet.at::<IcmpStart>(l4)?.id.set(destination),
+        PortFields::Quoted | PortFields::None => {}
+    }
+    Ok(())
+}
+
+/// Rewrites the packet at offset `at` that an ICMP error quotes, from what `quote` says.
+///
+/// Returns by how much that changes the sum of the quoted bytes, which the checksum of the error
+/// covers. A quote may end before its checksum (RFC 792: eight bytes of TCP): then there is none
+/// to keep right.
+///
+/// # Errors
+///
+/// [`Truncated`] if addresses or ports lie outside the frame.
+#[inline(always)]
+pub fn translate_quote<F: Family, P: Packet>(
+    packet: &mut P,
+    at: usize,
+    quote: &Parsed<F>,
+    source: &F::Addr,
+    destination: &F::Addr,
+    ports: (u16, u16),
+) -> Result<Difference, Truncated> {
+    F::rewrite(packet, at, 0, source, destination)?;
+    write_ports(packet, quote, ports)?;
+    let addresses = addresses_difference(quote, source, destination);
+    let delta = ChecksumDelta { addresses, ports: ports_difference(quote, ports) };
+    // Within an IPv4 header the checksum makes up for the addresses; IPv6 has none.
+    let header = if F::BITS == 32 { Difference::NONE } else { addresses };
+    let changed = header.and(delta.ports);
+    if quote.checksum == L4Checksum::None {
+        return Ok(changed);
+    }
+    let Ok(field) = packet.at::<[u8; 2]>(usize::from(quote.l4) + usize::from(quote.checksum_at))
+    else {
+        return Ok(changed);
+    };
+    let old = *field;
+    *field = quote.checksum.patched(old, delta);
+    Ok(changed.replace_u16(u16::from_ne_bytes(old), u16::from_ne_bytes(*field)))
+}
+
+/// The difference of both addresses.
+#[inline(always)]
+pub(crate) fn addresses_difference<F: Family>(
+    parsed: &Parsed<F>,
+    source: &F::Addr,
+    destination: &F::Addr,
+) -> Difference {
+    let old = &parsed.tuple.endpoints;
+    old.source.difference(source).and(old.destination.difference(destination))
+}
+
+/// The difference of both ports or of the id, in memory order.
+#[inline(always)]
+fn ports_difference<F: Family>(
+    parsed: &Parsed<F>,
+    (source, destination): (u16, u16),
+) -> Difference {
+    let old = &parsed.tuple.endpoints;
+    Difference::NONE
+        .replace_u16(old.source_port.to_be(), source.to_be())
+        .replace_u16(old.destination_port.to_be(), destination.to_be())
 }

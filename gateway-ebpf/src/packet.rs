@@ -85,9 +85,14 @@ impl Packet for SkbPacket {
     fn at<H: Header>(&mut self, offset: usize) -> Result<&mut H, Truncated> {
         // SAFETY: the bounds are checked right here, `H` is valid for every bit pattern and
         // unaligned, and `&mut self` keeps a second view from existing.
+        //
+        // Read anew each time: kept in a register, the compiler moves the 32 bits that C declares
+        // and not the pointer that the verifier knows.
         unsafe {
-            let start = (*self.skb).data as usize + (offset & MAX_OFFSET);
-            if start + size_of::<H>() > (*self.skb).data_end as usize {
+            let start = (&raw const (*self.skb).data).read_volatile() as usize;
+            let end = (&raw const (*self.skb).data_end).read_volatile() as usize;
+            let start = start + (offset & MAX_OFFSET);
+            if start + size_of::<H>() > end {
                 return Err(Truncated);
             }
             Ok(&mut *(start as *mut H))

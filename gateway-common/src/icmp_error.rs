@@ -1,0 +1,167 @@
+//! ICMP errors about translated packets (RFC 5508 section 7, RFC 4787 REQ-12, RFC 5382 REQ-9).
+//!
+//! An error quotes the packet it is about, as its sender saw it. The quote names the flow: turned
+//! round and seen in the direction of the error, it is the key of the session, and the session's
+//! translation turned round again is the quote as the receiver of the error must see it.
+//!
+//! ```text
+//!  error from outside   R -> EIP:      quotes EIP:p' -> Y:q    becomes  R -> B:    quotes B:p -> Y:q
+//!  error from inside    B -> X:        quotes X:q -> B:i       becomes  EIP -> X:  quotes X:q -> EIP:e
+//! ```
+//!
+//! Errors neither refresh a session nor end it (RFC 5508 REQ-6).
+
+use crate::{
+    checksum::ChecksumDelta,
+    classify,
+    family::Family,
+    packet::Packet,
+    parse::{self, Fragment, Parsed, PortFields},
+    pipeline::{Passage, Rewrite},
+    records::{FipKey, Session},
+    tables::{Route, Tables},
+    translate::{addresses_difference, translate_quote},
+    tuple::{Direction, Endpoints, Tuple},
+    verdict::{DropReason, Exit},
+    wire::{ethernet, transport},
+};
+
+/// Bytes from the start of the ICMP header to the quoted packet.
+const QUOTE_AT: usize = 8;
+
+/// Whether the packet is an ICMP error that quotes another packet.
+#[inline(always)]
+#[must_use]
+pub fn is_error<F: Family>(parsed: &Parsed<F>) -> bool {
+    parsed.ports == PortFields::Quoted && parsed.fragment == Fragment::Whole
+}
+
+/// Reads the packet that an ICMP error quotes.
+#[inline(always)]
+fn parse_quote<F: Family, P: Packet, T>(
+    packet: &mut P,
+    passage: &Passage<'_, F, T>,
+    quote: &mut Parsed<F>,
+) -> Result<(), Exit> {
+    F::parse(packet, quote_at(passage.parsed), quote)?;
+    if quote.fragment == Fragment::Later {
+        return Ok(());
+    }
+    parse::parse_ports(packet, quote)
+}
+
+#[inline(always)]
+fn quote_at<F: Family>(parsed: &Parsed<F>) -> usize {
+    usize::from(parsed.l4) + QUOTE_AT
+}
+
+/// Finds the flow that an ICMP error is about; `false` if it is none of ours.
+///
+/// Leaves in the rewrite the addresses of the error itself and the ports of the quote: from both
+/// follows all the rest.
+///
+/// # Errors
+///
+/// An [`Exit`] for an error that no honest host sends.
+#[inline(always)]
+pub fn find<F: Family, P: Packet, T: Tables<F>>(
+    packet: &mut P,
+    passage: &mut Passage<'_, F, T>,
+) -> Result<bool, Exit> {
+    let mut quote = Parsed::<F>::new(passage.arrival.direction);
+    parse_quote(packet, passage, &mut quote)?;
+    // An error goes back to where the quoted packet came from, and is not about an error.
+    if quote.tuple.endpoints.source != passage.parsed.tuple.endpoints.destination
+        || quote.ports == PortFields::Quoted
+    {
+        return Err(DropReason::IcmpUntracked.into());
+    }
+    let mut key = Tuple::new(Endpoints::default(), quote.tuple.protocol, passage.arrival.direction);
+    key.endpoints.set_reversed(&quote.tuple.endpoints);
+    passage.rewrite.endpoints = passage.parsed.tuple.endpoints;
+    if let Some(session) = passage.tables.session(&key) {
+        by_session(session, passage.arrival.direction, passage.rewrite);
+        return Ok(true);
+    }
+    let ends = &quote.tuple.endpoints;
+    passage.rewrite.endpoints.source_port = ends.source_port;
+    passage.rewrite.endpoints.destination_port = ends.destination_port;
+    Ok(by_fip(ends, passage))
+}
+
+/// The quoted packet belongs to a session; its own direction is the other one.
+#[inline(always)]
+fn by_session<F: Family>(session: &Session<F>, direction: Direction, rewrite: &mut Rewrite<F>) {
+    rewrite.rule = session.rule;
+    rewrite.endpoints.destination = session.translated.destination;
+    rewrite.endpoints.source_port = session.translated.destination_port;
+    rewrite.endpoints.destination_port = session.translated.source_port;
+    // RFC 5508 REQ-5: whoever inside reports, the outside sees the EIP of the flow.
+    if direction == Direction::Outbound {
+        rewrite.endpoints.source = session.translated.source;
+    }
+}
+
+/// The quoted packet came from one floating IP, or went to one, or both.
+#[inline(always)]
+fn by_fip<F: Family, T: Tables<F>>(ends: &Endpoints<F>, passage: &mut Passage<'_, F, T>) -> bool {
+    passage.rewrite.rule = 0;
+    if let Some(target) = passage.tables.fip(&FipKey::new(&ends.source, Direction::Inbound)) {
+        passage.rewrite.endpoints.destination = target.peer;
+        passage.rewrite.rule = target.rule;
+    }
+    if passage.arrival.direction == Direction::Inbound {
+        return passage.rewrite.rule != 0;
+    }
+    let Some(own) = passage.tables.fip(&FipKey::new(&ends.destination, Direction::Outbound)) else {
+        return false;
+    };
+    passage.rewrite.endpoints.source = own.peer;
+    passage.rewrite.rule = own.rule;
+    true
+}
+
+/// Finds the way of the error itself.
+///
+/// # Errors
+///
+/// An [`Exit`] if there is none.
+#[inline(always)]
+pub fn route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
+    let external = passage.config.external_ifindex;
+    let inbound = passage.arrival.direction == Direction::Inbound;
+    match classify::route(passage) {
+        Route::Forward if inbound && passage.rewrite.next_hop.ifindex == external => {
+            Err(DropReason::NotInside.into())
+        }
+        Route::Forward => Ok(()),
+        Route::Local | Route::Refused => Err(DropReason::NoRoute.into()),
+    }
+}
+
+/// Rewrites the error and its quote, as [`find`] left it in the rewrite.
+///
+/// # Errors
+///
+/// [`Exit::Drop`] if a field lies outside the frame.
+#[inline(always)]
+pub fn translate<F: Family, P: Packet, T>(
+    packet: &mut P,
+    passage: &mut Passage<'_, F, T>,
+) -> Result<(), Exit> {
+    let mut quote = Parsed::<F>::new(passage.arrival.direction);
+    parse_quote(packet, passage, &mut quote)?;
+    let ends = &passage.rewrite.endpoints;
+    let destination = match passage.arrival.direction {
+        Direction::Outbound => &ends.source,
+        Direction::Inbound => &quote.tuple.endpoints.destination,
+    };
+    let ports = (ends.source_port, ends.destination_port);
+    let at = quote_at(passage.parsed);
+    let quoted = translate_quote(packet, at, &quote, &ends.destination, destination, ports)?;
+    F::rewrite(packet, ethernet::BYTES, 1, &ends.source, &ends.destination)?;
+    let addresses = addresses_difference(passage.parsed, &ends.source, &ends.destination);
+    let at = usize::from(passage.parsed.l4) + usize::from(transport::ICMP_CHECKSUM);
+    packet.patch_l4(at, passage.parsed.checksum, ChecksumDelta { addresses, ports: quoted })?;
+    Ok(())
+}
