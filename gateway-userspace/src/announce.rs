@@ -96,7 +96,8 @@ fn unsolicited_advertisement(mac: [u8; 6], address: Ipv6Addr) -> Vec<u8> {
 
 fn icmpv6_checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
-    let pseudo = [&source.octets()[..], &destination.octets(), &length, &[0, 0, 0, ICMPV6]].concat();
+    let pseudo =
+        [&source.octets()[..], &destination.octets(), &length, &[0, 0, 0, ICMPV6]].concat();
     let words = pseudo.chunks(2).chain(message.chunks(2));
     let mut sum: u32 = words
         .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))

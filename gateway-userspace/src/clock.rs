@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 #[must_use]
 pub fn ticks() -> Ticks {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
-        .map_or(Duration::ZERO, |now| Duration::from(now));
+        .map_or(Duration::ZERO, Duration::from);
     ticks_from_ns(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 

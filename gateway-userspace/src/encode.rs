@@ -4,7 +4,7 @@
 //! its counters stay; every other rule gets the lowest id that nobody has or had a moment ago.
 //! Encoding the same state again gives the same image, generation included.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use gateway_common::family::{V4, V6};
@@ -17,7 +17,7 @@ use gateway_common::wire::transport::{TCP, UDP};
 use ipnet::IpNet;
 
 use crate::desired::{DesiredState, Owner, Protocol};
-use crate::image::{Addressing, Content, Identity, MapImage, rule_name, rule_record};
+use crate::image::{Addressing, Content, Identity, MapImage, members, rule_name, rule_record};
 
 /// Rule ids are below this, because `RULE_COUNTERS` has this many slots.
 pub const RULE_IDS: u32 = 1 << 17;
@@ -128,7 +128,7 @@ pub fn encode(
     retired: &BTreeSet<u32>,
 ) -> Encoded {
     let mut encoder = Encoder {
-        ids: Ids::new(live, retired),
+        ids: Ids { live, retired, next: 1 },
         image: MapImage::default(),
         overflows: Vec::new(),
     };
@@ -159,33 +159,21 @@ fn configure(
     Some(Config { generation, ..wanted })
 }
 
-/// Gives ids to rules.
-struct Ids {
-    known: HashMap<Identity, u32>,
-    taken: BTreeSet<u32>,
+/// Gives ids to rules that are new.
+struct Ids<'a> {
+    live: &'a MapImage,
+    retired: &'a BTreeSet<u32>,
     next: u32,
 }
 
-impl Ids {
-    fn new(live: &MapImage, retired: &BTreeSet<u32>) -> Self {
-        let known = live
-            .contents()
-            .into_iter()
-            .filter_map(|(id, content)| {
-                let rule = live.rules.get(&id)?;
-                (rule.kind == content.kind() as u8)
-                    .then_some((Identity { name: rule.name, content }, id))
-            })
-            .collect();
-        let taken = live.rules.keys().chain(retired).copied().collect();
-        Self { known, taken, next: 1 }
-    }
-
-    fn id_of(&mut self, identity: &Identity) -> Option<u32> {
-        if let Some(id) = self.known.get(identity) {
-            return Some(*id);
+impl Ids<'_> {
+    /// The id of a rule whose entry in the live image, if it has one, names rule `found`.
+    fn id_of(&mut self, identity: &Identity, found: Option<u32>) -> Option<u32> {
+        let same = |id: &u32| self.live.rules.get(id) == Some(&rule_record(identity));
+        if let Some(id) = found.filter(same) {
+            return Some(id);
         }
-        while self.taken.contains(&self.next) {
+        while self.live.rules.contains_key(&self.next) || self.retired.contains(&self.next) {
             self.next += 1;
         }
         let id = self.next;
@@ -197,13 +185,13 @@ impl Ids {
     }
 }
 
-struct Encoder {
-    ids: Ids,
+struct Encoder<'a> {
+    ids: Ids<'a>,
     image: MapImage,
     overflows: Vec<Overflow>,
 }
 
-impl Encoder {
+impl Encoder<'_> {
     fn fips(&mut self, desired: &DesiredState) {
         for (eip, fip) in &desired.fips {
             let done = match (eip, fip.internal) {
@@ -227,9 +215,11 @@ impl Encoder {
     ) -> Result<(), Overflow> {
         room(F::of(&self.image).fips.len() + 1, RULE_ENTRIES, "the FIP map", owner)?;
         let content = Content::Fip { eip: F::decode(eip), internal: F::decode(internal) };
-        let rule = self.rule(owner, content)?;
+        let (key, value) = (FipKey::new(&eip, Direction::Inbound), internal);
+        let there = F::of(self.ids.live).fips.get(&key).filter(|fip| fip.peer == value);
+        let rule = self.rule(owner, content, there.map(|fip| fip.rule))?;
         let fips = &mut F::of_mut(&mut self.image).fips;
-        fips.insert(FipKey::new(&eip, Direction::Inbound), Fip { peer: internal, rule });
+        fips.insert(key, Fip { peer: internal, rule });
         fips.insert(FipKey::new(&internal, Direction::Outbound), Fip { peer: eip, rule });
         Ok(())
     }
@@ -264,11 +254,12 @@ impl Encoder {
             return Err(mixed(owner, eip, internal));
         };
         room(F::of(&self.image).dnats.len(), RULE_ENTRIES, "the DNAT map", owner)?;
-        let rule = self.rule(owner, content)?;
-        F::of_mut(&mut self.image).dnats.insert(
-            DnatKey { eip: external, port, protocol, zero: 0 },
-            Dnat { address, port: internal_port, zero: 0, rule },
-        );
+        let key = DnatKey { eip: external, port, protocol, zero: 0 };
+        let value = |rule| Dnat { address, port: internal_port, zero: 0, rule };
+        let there = F::of(self.ids.live).dnats.get(&key);
+        let same = there.filter(|dnat| **dnat == value(dnat.rule)).map(|dnat| dnat.rule);
+        let rule = self.rule(owner, content, same)?;
+        F::of_mut(&mut self.image).dnats.insert(key, value(rule));
         Ok(())
     }
 
@@ -305,16 +296,25 @@ impl Encoder {
         if slot >= POOL_MEMBERS {
             return Err(Overflow::Pool { owner: owner.object.to_string(), source_prefix: source });
         }
-        let rule = self.rule(owner, Content::Snat { eip, source })?;
+        let there = F::of(self.ids.live).snats.get(&key);
+        let same = there.and_then(|pool| members(pool).iter().find(|one| one.eip == external));
+        let same = same.map(|member| member.rule);
+        let rule = self.rule(owner, Content::Snat { eip, source }, same)?;
         let pool = F::of_mut(&mut self.image).snats.entry(key).or_default();
         pool.members[slot] = PoolMember { eip: external, rule };
         pool.length += 1;
         Ok(())
     }
 
-    fn rule(&mut self, owner: &Owner, content: Content) -> Result<u32, Overflow> {
+    /// The id of a rule. `live` is the rule that has the same entry in the live image.
+    fn rule(
+        &mut self,
+        owner: &Owner,
+        content: Content,
+        live: Option<u32>,
+    ) -> Result<u32, Overflow> {
         let identity = Identity { name: rule_name(&owner.object.name), content };
-        let id = self.ids.id_of(&identity).ok_or_else(|| Overflow::Map {
+        let id = self.ids.id_of(&identity, live).ok_or_else(|| Overflow::Map {
             owner: owner.object.to_string(),
             map: "the rule map",
             limit: RULE_IDS as usize - 1,

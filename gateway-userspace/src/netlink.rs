@@ -135,8 +135,7 @@ impl Netlink {
     ///
     /// When the kernel refuses.
     pub async fn add_address(&self, ifindex: u32, address: IpNet) -> Result<(), NetlinkError> {
-        let mut request =
-            self.handle.address().add(ifindex, address.addr(), address.prefix_len());
+        let mut request = self.handle.address().add(ifindex, address.addr(), address.prefix_len());
         if address.addr().is_ipv6() {
             // It must work at once, and our own announcement tells whoever holds it.
             let flags = AddressAttribute::Flags(AddressFlags::Nodad);

@@ -28,9 +28,7 @@ pub fn path(name: &Path) -> PathBuf {
 ///
 /// When there is no such namespace or the privilege is missing.
 pub fn enter(path: &Path) -> Result<(), NetnsError> {
-    let failed = |operation| {
-        move |source| NetnsError { operation, path: path.to_owned(), source }
-    };
+    let failed = |operation| move |source| NetnsError { operation, path: path.to_owned(), source };
     let file = File::open(path).map_err(failed("open"))?;
     setns(file, CloneFlags::CLONE_NEWNET).map_err(|error| failed("enter")(error.into()))
 }

@@ -11,7 +11,7 @@ use crate::dataplane::{Applied, Dataplane};
 use crate::desired::DesiredState;
 use crate::encode::{Encoded, Overflow, Surroundings, encode, retired_ids};
 use crate::image::MapImage;
-use crate::plan::{Plan, diff};
+use crate::plan::{Families, Plan, diff};
 
 /// A data plane and what it is known to hold.
 pub struct Reconciler<D: Dataplane> {
@@ -29,8 +29,10 @@ pub struct Round {
     pub applied: Applied,
     /// Rules that do not fit into the maps.
     pub overflows: Vec<Overflow>,
-    /// How long it took, planning included.
+    /// How long it took until all of it was active, planning included.
     pub duration: Duration,
+    /// Sessions of rules that went, and sessions that were idle anyway.
+    pub sessions_cut: u64,
 }
 
 impl<D: Dataplane> Reconciler<D> {
@@ -43,7 +45,7 @@ impl<D: Dataplane> Reconciler<D> {
     pub fn adopt(mut dataplane: D) -> Result<Self, D::Error> {
         let live = dataplane.read()?;
         if live.config.is_some() {
-            dataplane.sweep()?;
+            dataplane.sweep(Families::ALL)?;
         }
         Ok(Self { dataplane, live, retired: BTreeSet::new() })
     }
@@ -71,9 +73,14 @@ impl<D: Dataplane> Reconciler<D> {
                 return Err(error);
             }
         };
-        self.retired.extend(retired_ids(&self.live, &image));
+        let duration = watch.elapsed();
         self.live = image;
-        Ok(Round { plan, applied, overflows, duration: watch.elapsed() })
+        let mut sessions_cut = 0;
+        if let Some(cut) = plan.cut() {
+            self.retired.extend(&cut.rules);
+            sessions_cut = self.dataplane.sweep(cut.families)?;
+        }
+        Ok(Round { plan, applied, overflows, duration, sessions_cut })
     }
 
     /// Ends sessions that are idle or whose rule is gone.
@@ -82,7 +89,7 @@ impl<D: Dataplane> Reconciler<D> {
     ///
     /// When the data plane cannot do it.
     pub fn sweep(&mut self) -> Result<u64, D::Error> {
-        let ended = self.dataplane.sweep()?;
+        let ended = self.dataplane.sweep(Families::ALL)?;
         // A packet that saw a rule just before it went has long been handled.
         self.retired.clear();
         Ok(ended)

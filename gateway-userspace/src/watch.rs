@@ -41,7 +41,7 @@ impl Watch {
         {
             return;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Whether a file came, went or changed since this was last asked.
@@ -136,7 +136,7 @@ mod tests {
         fs::write(root.join("more.yaml"), "a").unwrap();
 
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut watch = Watch::new(&[root.clone()]);
+        let mut watch = Watch::new(std::slice::from_ref(&root));
         assert!(!watch.changed());
         link("..v2");
         runtime.block_on(watch.woken());

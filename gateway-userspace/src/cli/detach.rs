@@ -81,7 +81,8 @@ async fn clean(status: Option<&Status>, owned: HostState) -> Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    let index_of = |side: Side| indices.iter().find(|(one, _)| *one == side).map(|(_, index)| *index);
+    let index_of =
+        |side: Side| indices.iter().find(|(one, _)| *one == side).map(|(_, index)| *index);
     let plan = HostPlan {
         remove_addresses: owned.addresses.into_iter().collect(),
         remove_routes: owned.routes.into_iter().collect(),

@@ -139,21 +139,44 @@ impl Problems {
     fn set(&mut self, step: Step, found: Vec<String>) {
         let before = self.0.insert(step, found).unwrap_or_default();
         let known: BTreeSet<_> = before.iter().collect();
-        for problem in self.0.get(&step).into_iter().flatten() {
-            if !known.contains(problem) {
-                log(problem);
-            }
-        }
+        let found = self.0.get(&step).into_iter().flatten();
+        log_some(found.filter(|problem| !known.contains(problem)), "problems");
     }
 
     fn all(&self) -> Vec<String> {
-        self.0.values().flatten().cloned().collect()
+        let count = self.0.values().map(Vec::len).sum::<usize>();
+        let mut all: Vec<_> = self.0.values().flatten().take(MOST).cloned().collect();
+        if count > MOST {
+            all.push(format!("... and {} more; see vpc-gateway check", count - MOST));
+        }
+        all
     }
 }
+
+/// How many lines about one matter are worth reading in a log.
+const SOME: usize = 20;
+
+/// How many problems are kept in the status.
+const MOST: usize = 200;
 
 /// A line of the log.
 fn log(line: impl std::fmt::Display) {
     eprintln!("{line}");
+}
+
+/// The first few of many lines, and how many more there are of `what`.
+fn log_some<T: std::fmt::Display>(lines: impl Iterator<Item = T>, what: &str) {
+    let mut more = 0;
+    for (index, line) in lines.enumerate() {
+        if index < SOME {
+            log(line);
+        } else {
+            more += 1;
+        }
+    }
+    if more > 0 {
+        log(format_args!("... and {more} more {what}"));
+    }
 }
 
 /// A running gateway.

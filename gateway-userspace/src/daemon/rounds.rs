@@ -1,16 +1,17 @@
 //! What a running gateway does when something changed. Each step is one method.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
-use super::{Daemon, DaemonError, Port, Problems, Settings, Step, chain, log};
+use super::{Daemon, DaemonError, Port, Problems, Settings, Step, chain, log, log_some};
 use crate::announce::announce;
 use crate::clock;
 use crate::dataplane::kernel::{Kernel, Side};
 use crate::dataplane::mode;
 use crate::desired::{self, Allocations, Previous, Resolution};
 use crate::encode::{self, Surroundings};
-use crate::host::{self, HostAddress, HostState, Present, sysctl};
+use crate::host::{self, HostAddress, HostRoute, HostState, Present, sysctl};
 use crate::netlink::Netlink;
 use crate::plan::{Change, Plan};
 use crate::reconcile::Reconciler;
@@ -20,9 +21,6 @@ use crate::status::ApplyStatus;
 /// The files of the state directory.
 const ALLOCATIONS: &str = "allocations.json";
 const OWNED: &str = "owned.json";
-
-/// How many lines of a plan are worth reading in a log.
-const PLAN_LINES: usize = 20;
 
 impl Daemon {
     /// Brings the gateway up, or takes it over from the process that ran before.
@@ -148,13 +146,10 @@ impl Daemon {
         let rejections = resolution.rejections.iter().map(ToString::to_string).collect();
         self.problems.set(Step::Manifests, rejections);
         let notes: BTreeSet<_> = resolution.notes.iter().map(ToString::to_string).collect();
-        for note in notes.difference(&self.notes) {
-            log(note);
-        }
+        log_some(notes.difference(&self.notes), "notes");
         self.notes = notes;
         self.keep_allocations(&resolution.allocations);
-        self.previous =
-            Previous { allocations: resolution.allocations, active: resolution.active };
+        self.previous = Previous { allocations: resolution.allocations, active: resolution.active };
         if let Some(state) = resolution.state {
             self.desired = state;
         }
@@ -187,7 +182,7 @@ impl Daemon {
             round.applied.inserted,
             round.applied.updated,
             round.applied.deleted,
-            round.applied.sessions_cut,
+            round.sessions_cut,
         ));
         self.last_apply = Some(ApplyStatus {
             at: clock::unix_seconds(),
@@ -195,7 +190,7 @@ impl Daemon {
             inserted: round.applied.inserted,
             updated: round.applied.updated,
             deleted: round.applied.deleted,
-            sessions_cut: round.applied.sessions_cut,
+            sessions_cut: round.sessions_cut,
         });
         Ok(())
     }
@@ -340,26 +335,27 @@ fn no_gateway(settings: &Settings, resolution: &Resolution) -> DaemonError {
 fn log_plan(plan: &Plan) {
     // The configuration changes with every round; alone it is not worth a line.
     let worth = |change: &&Change| !matches!(change, Change::Config(_));
-    for change in plan.changes.iter().filter(worth).take(PLAN_LINES) {
-        log(plan.describe(change));
-    }
-    let count = plan.changes.iter().filter(worth).count();
-    if count > PLAN_LINES {
-        log(format_args!("... and {} more changes", count - PLAN_LINES));
+    let lines = plan.changes.iter().filter(worth);
+    log_some(lines.map(|change| Lazy(|| plan.describe(change))), "changes");
+}
+
+/// Made into text only if it is shown.
+struct Lazy<F>(F);
+
+impl<T: fmt::Display, F: Fn() -> T> fmt::Display for Lazy<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (self.0)().fmt(f)
     }
 }
 
 fn log_host(plan: &host::HostPlan) {
-    let addresses = [("+", &plan.add_addresses), ("-", &plan.remove_addresses)];
-    for (sign, list) in addresses {
-        for one in list.iter().take(PLAN_LINES) {
-            log(format_args!("{sign} address {} ({})", one.address, one.side.as_str()));
-        }
+    for (sign, list) in [("+", &plan.add_addresses), ("-", &plan.remove_addresses)] {
+        let line =
+            |one: &HostAddress| format!("{sign} address {} ({})", one.address, one.side.as_str());
+        log_some(list.iter().map(line), "addresses");
     }
     for (sign, list) in [("+", &plan.add_routes), ("-", &plan.remove_routes)] {
-        for one in list.iter().take(PLAN_LINES) {
-            log(format_args!("{sign} route {} via {}", one.destination, one.via));
-        }
+        let line = |one: &HostRoute| format!("{sign} route {} via {}", one.destination, one.via);
+        log_some(list.iter().map(line), "routes");
     }
 }
-

@@ -8,6 +8,7 @@ use gateway_common::records::{
     Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, Rule, Session, SnatKey,
 };
 use gateway_common::tuple::Tuple;
+use gateway_common::verdict::{SESSIONS_CLOSED, SESSIONS_OPENED};
 
 use super::pins::{Pins, PinsError, is_full};
 use super::raw::{Octets, Raw};
@@ -143,9 +144,7 @@ impl Maps {
         let cpus = nr_cpus().map_err(|(path, source)| MapsError::Cpus { path, source })?;
         let zeros = PerCpuValues::try_from(vec![Raw(Counter::default()); cpus])
             .map_err(|source| MapsError::Cpus { path: "the counters", source })?;
-        self.rule_counters
-            .set(rule, zeros, 0)
-            .map_err(failed("write", "RULE_COUNTERS".into()))
+        self.rule_counters.set(rule, zeros, 0).map_err(failed("write", "RULE_COUNTERS".into()))
     }
 
     /// The counter of a rule, summed over all CPUs.
@@ -164,6 +163,16 @@ impl Maps {
     /// When the map cannot be read.
     pub fn counter(&self, index: u32) -> Result<Counter, MapsError> {
         sum(&self.counters, index).map_err(failed("read", "COUNTERS".into()))
+    }
+
+    /// How many sessions there are, by their counters: counting the entries would take long.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn open_sessions(&self) -> Result<u64, MapsError> {
+        let opened = self.counter(SESSIONS_OPENED)?.packets;
+        Ok(opened.saturating_sub(self.counter(SESSIONS_CLOSED)?.packets))
     }
 
     /// The session entries of a family, in the order of the map. Entries may come and go meanwhile.

@@ -2,7 +2,7 @@
 
 use super::{Applied, Dataplane};
 use crate::image::MapImage;
-use crate::plan::{Action, Plan};
+use crate::plan::{Families, Plan};
 
 /// Maps without a kernel.
 #[derive(Clone, Debug, Default)]
@@ -38,16 +38,13 @@ impl Dataplane for Memory {
             if self.patience.is_some_and(|patience| index >= patience) {
                 return Err(Refused { index: index + 1, total: plan.changes.len() });
             }
-            if change.action() == Action::Cut {
-                applied.sessions_cut += self.sweep()?;
-            }
             self.image.apply(change);
             applied.count(change.action());
         }
         Ok(applied)
     }
 
-    fn sweep(&mut self) -> Result<u64, Refused> {
+    fn sweep(&mut self, _families: Families) -> Result<u64, Refused> {
         self.sweeps += 1;
         Ok(0)
     }

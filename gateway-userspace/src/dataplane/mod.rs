@@ -23,7 +23,7 @@ mod raw;
 pub(crate) use self::raw::link_address;
 
 use crate::image::MapImage;
-use crate::plan::Plan;
+use crate::plan::{Action, Families, Plan};
 
 /// Maps that can be read and changed.
 pub trait Dataplane {
@@ -37,19 +37,20 @@ pub trait Dataplane {
     /// When a map cannot be read.
     fn read(&mut self) -> Result<MapImage, Self::Error>;
 
-    /// Does what the plan says, in its order.
+    /// Does what the plan says, in its order. Sessions are not cut yet: that is
+    /// [`Dataplane::sweep`], which may take longer.
     ///
     /// # Errors
     ///
     /// When a change is refused. The changes before it stay; [`Dataplane::read`] tells which.
     fn apply(&mut self, plan: &Plan) -> Result<Applied, Self::Error>;
 
-    /// Ends sessions that are idle or whose rule is gone. Returns how many.
+    /// Ends sessions of these families that are idle or whose rule is gone. Returns how many.
     ///
     /// # Errors
     ///
     /// When the maps cannot be walked.
-    fn sweep(&mut self) -> Result<u64, Self::Error>;
+    fn sweep(&mut self, families: Families) -> Result<u64, Self::Error>;
 }
 
 /// What [`Dataplane::apply`] did.
@@ -61,18 +62,16 @@ pub struct Applied {
     pub updated: usize,
     /// Entries that went.
     pub deleted: usize,
-    /// Sessions of rules that went, and sessions that were idle anyway.
-    pub sessions_cut: u64,
 }
 
 impl Applied {
     /// Counts one change of entries.
-    pub(crate) const fn count(&mut self, action: crate::plan::Action) {
+    pub(crate) const fn count(&mut self, action: Action) {
         match action {
-            crate::plan::Action::Insert => self.inserted += 1,
-            crate::plan::Action::Update => self.updated += 1,
-            crate::plan::Action::Delete => self.deleted += 1,
-            crate::plan::Action::Cut => {}
+            Action::Insert => self.inserted += 1,
+            Action::Update => self.updated += 1,
+            Action::Delete => self.deleted += 1,
+            Action::Cut => {}
         }
     }
 }

@@ -20,7 +20,9 @@ pub enum ObjectError {
         source: io::Error,
     },
     /// Nothing is embedded and nothing is named.
-    #[error("this binary has no eBPF object in it; build it with cargo xtask build, or add --object FILE")]
+    #[error(
+        "this binary has no eBPF object in it; build it with cargo xtask build, or add --object FILE"
+    )]
     Missing,
 }
 

@@ -15,7 +15,9 @@ const CAP_BPF: u32 = 39;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeError {
     /// No privilege.
-    #[error("{0} is missing; run as root, or give the process CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN")]
+    #[error(
+        "{0} is missing; run as root, or give the process CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN"
+    )]
     Capability(&'static str),
     /// The kernel is too old.
     #[error("kernel {release} is too old, {}.{} or newer is needed", OLDEST.0, OLDEST.1)]

@@ -113,10 +113,8 @@ pub fn wanted(desired: &DesiredState) -> HostState {
         side: Side::Internal,
         address: in_network(*address, gateway.subnet.as_ref()),
     });
-    let eips = desired
-        .eips
-        .values()
-        .map(|eip| HostAddress { side: Side::External, address: eip.address });
+    let eips =
+        desired.eips.values().map(|eip| HostAddress { side: Side::External, address: eip.address });
     let routes = gateway.routes.iter().map(|(destination, via)| HostRoute {
         side: Side::Internal,
         destination: *destination,
@@ -130,10 +128,8 @@ pub fn wanted(desired: &DesiredState) -> HostState {
 
 /// The routers of the outside: those of the gateway's subnets, else those of its EIPs.
 fn default_routes(desired: &DesiredState) -> impl Iterator<Item = HostRoute> {
-    let anywhere = [
-        (IpAddr::V4(Ipv4Addr::UNSPECIFIED), true),
-        (IpAddr::V6(Ipv6Addr::UNSPECIFIED), false),
-    ];
+    let anywhere =
+        [(IpAddr::V4(Ipv4Addr::UNSPECIFIED), true), (IpAddr::V6(Ipv6Addr::UNSPECIFIED), false)];
     anywhere.into_iter().filter_map(|(any, v4)| {
         let subnets = desired.gateway.external_subnets.iter().flat_map(|subnet| &subnet.gateways);
         let eips = desired.eips.values().filter_map(|eip| eip.gateway.as_ref());
@@ -182,9 +178,8 @@ pub fn plan(wanted: &HostState, present: &Present, owned: &HostState) -> HostPla
 }
 
 fn plan_routes(plan: &mut HostPlan, wanted: &HostState, present: &Present, owned: &HostState) {
-    let find = |destination: &IpNet| {
-        present.routes.iter().find(|route| route.destination == *destination)
-    };
+    let find =
+        |destination: &IpNet| present.routes.iter().find(|route| route.destination == *destination);
     let superfluous = owned.routes.difference(&wanted.routes);
     plan.remove_routes =
         superfluous.filter(|route| find(&route.destination).is_some()).copied().collect();
@@ -316,7 +311,8 @@ mod tests {
             destination: "0.0.0.0/0".parse().unwrap(),
             via: "203.0.113.1".parse().unwrap(),
         };
-        let present = Present { routes: vec![found("0.0.0.0/0", "10.0.1.1")], ..Present::default() };
+        let present =
+            Present { routes: vec![found("0.0.0.0/0", "10.0.1.1")], ..Present::default() };
         let there = plan(&state(&[], &[default]), &present, &HostState::default());
         assert_eq!(there, HostPlan::default());
         let absent = plan(&state(&[], &[default]), &Present::default(), &HostState::default());

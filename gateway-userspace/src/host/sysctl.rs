@@ -29,10 +29,8 @@ pub fn needed(internal: &str, external: &str) -> Vec<([String; 4], &'static str)
     let path = |family: &str, interface: &str, name: &str| {
         [family.to_owned(), "conf".to_owned(), interface.to_owned(), name.to_owned()]
     };
-    let mut settings = vec![
-        (path("ipv4", "all", "forwarding"), "1"),
-        (path("ipv6", "all", "forwarding"), "1"),
-    ];
+    let mut settings =
+        vec![(path("ipv4", "all", "forwarding"), "1"), (path("ipv6", "all", "forwarding"), "1")];
     for interface in [internal, external] {
         settings.push((path("ipv4", interface, "forwarding"), "1"));
         settings.push((path("ipv6", interface, "forwarding"), "1"));
@@ -48,7 +46,8 @@ pub fn needed(internal: &str, external: &str) -> Vec<([String; 4], &'static str)
 pub fn ensure(internal: &str, external: &str) -> (Vec<String>, Vec<SysctlError>) {
     let (mut changed, mut errors) = (Vec::new(), Vec::new());
     for (parts, value) in needed(internal, external) {
-        let path: PathBuf = ["/proc/sys/net"].into_iter().chain(parts.iter().map(String::as_str)).collect();
+        let path: PathBuf =
+            ["/proc/sys/net"].into_iter().chain(parts.iter().map(String::as_str)).collect();
         let Ok(current) = fs::read_to_string(&path) else { continue };
         if current.trim() == value {
             continue;

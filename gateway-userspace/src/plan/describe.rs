@@ -74,8 +74,8 @@ impl Plan {
             Change::V4(entry) => show_entry(entry),
             Change::V6(entry) => show_entry(entry),
             Change::Config(edit) => show(edit, |()| "config".into(), show_config).named("CONFIG"),
-            Change::Cut(rules) => {
-                let ids: Vec<_> = rules.iter().map(|id| format!("#{id}")).collect();
+            Change::Cut(cut) => {
+                let ids: Vec<_> = cut.rules.iter().map(|id| format!("#{id}")).collect();
                 ("SESSIONS".into(), format!("sessions of {}", ids.join(", ")), String::new(), None)
             }
         };
@@ -182,7 +182,7 @@ fn rules_of(change: &Change) -> BTreeSet<u32> {
         Change::Rule(_) | Change::Config(_) => BTreeSet::new(),
         Change::V4(entry) => entry_rules(entry),
         Change::V6(entry) => entry_rules(entry),
-        Change::Cut(rules) => rules.clone(),
+        Change::Cut(cut) => cut.rules.clone(),
     }
 }
 

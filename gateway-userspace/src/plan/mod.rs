@@ -14,8 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{Config, Dnat, DnatKey, Fip, FipKey, Pool, Rule, SnatKey};
 
-use crate::encode::retired_ids;
-use crate::image::{Addressing, MapImage};
+use crate::image::{Addressing, MapImage, members};
 
 pub use self::describe::{Line, protocol};
 
@@ -40,7 +39,30 @@ pub enum Change {
     /// The configuration.
     Config(Edit<(), Config>),
     /// End the sessions of rules that are gone.
-    Cut(BTreeSet<u32>),
+    Cut(Cut),
+}
+
+/// Whose sessions end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// The rules that are gone.
+    pub rules: BTreeSet<u32>,
+    /// Where their sessions are.
+    pub families: Families,
+}
+
+/// One or both address families.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+impl Families {
+    /// Both.
+    pub const ALL: Self = Self { v4: true, v6: true };
 }
 
 /// An entry of one of the maps of a family.
@@ -138,6 +160,17 @@ impl<F: Family> Entry<F> {
             Self::Snat(edit) => edit.action(),
         }
     }
+
+    /// The rules that the entry names before the change.
+    fn rules_before(&self) -> Vec<u32> {
+        match self {
+            Self::Fip(edit) => edit.old.iter().map(|fip| fip.rule).collect(),
+            Self::Dnat(edit) => edit.old.iter().map(|dnat| dnat.rule).collect(),
+            Self::Snat(edit) => {
+                edit.old.iter().flat_map(members).map(|member| member.rule).collect()
+            }
+        }
+    }
 }
 
 impl Plan {
@@ -145,6 +178,15 @@ impl Plan {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.changes.is_empty()
+    }
+
+    /// Whose sessions end, if any do.
+    #[must_use]
+    pub fn cut(&self) -> Option<&Cut> {
+        self.changes.iter().find_map(|change| match change {
+            Change::Cut(cut) => Some(cut),
+            _ => None,
+        })
     }
 
     /// How many changes of entries there are, cuts not counted.
@@ -161,6 +203,7 @@ pub fn diff(live: &MapImage, desired: &MapImage) -> Plan {
     let rules_gone = split_deletes(&mut rules);
     let mut entries = family_edits(live, desired, Change::V4);
     entries.extend(family_edits(live, desired, Change::V6));
+    let cut = cut(&rules_gone, &entries);
     let (entries_gone, entries_made): (Vec<_>, Vec<_>) =
         entries.into_iter().partition(|change| change.action() == Action::Delete);
     let mut changes: Vec<_> = rules.into_iter().map(Change::Rule).collect();
@@ -170,12 +213,32 @@ pub fn diff(live: &MapImage, desired: &MapImage) -> Plan {
     if live.config != desired.config {
         changes.push(Change::Config(Edit { key: (), old: live.config, new: desired.config }));
     }
-    let cut = retired_ids(live, desired);
-    if !cut.is_empty() {
+    if !cut.rules.is_empty() {
         changes.push(Change::Cut(cut));
     }
     let names = describe::names(&changes, live, desired);
     Plan { changes, names }
+}
+
+/// The rules that go, and the families of the entries that they had.
+fn cut(rules_gone: &[Edit<u32, Rule>], entries: &[Change]) -> Cut {
+    let rules: BTreeSet<_> = rules_gone.iter().map(|edit| edit.key).collect();
+    let mut untold = rules.clone();
+    let mut families = Families::default();
+    for entry in entries {
+        let before = match entry {
+            Change::V4(entry) => entry.rules_before(),
+            Change::V6(entry) => entry.rules_before(),
+            Change::Rule(_) | Change::Config(_) | Change::Cut(_) => continue,
+        };
+        if before.iter().any(|rule| rules.contains(rule)) {
+            families.v4 |= matches!(entry, Change::V4(_));
+            families.v6 |= matches!(entry, Change::V6(_));
+        }
+        untold.retain(|rule| !before.contains(rule));
+    }
+    // A rule whose entries went earlier, by somebody who was then killed.
+    Cut { families: if untold.is_empty() { families } else { Families::ALL }, rules }
 }
 
 fn family_edits<F: Addressing>(
@@ -186,7 +249,8 @@ fn family_edits<F: Addressing>(
     let (live, desired) = (F::of(live), F::of(desired));
     let fips = edits(&live.fips, &desired.fips).into_iter().map(Entry::Fip);
     let dnats = edits(&live.dnats, &desired.dnats).into_iter().map(Entry::Dnat);
-    let snats = edits(&live.snats, &desired.snats).into_iter().map(|edit| Entry::Snat(Box::new(edit)));
+    let snats =
+        edits(&live.snats, &desired.snats).into_iter().map(|edit| Entry::Snat(Box::new(edit)));
     fips.chain(dnats).chain(snats).map(change).collect()
 }
 

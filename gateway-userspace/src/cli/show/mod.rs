@@ -46,7 +46,9 @@ impl ShowOptions {
         match names.len() {
             0 => Err(Nothing::None.into()),
             1 => Ok(names.remove(0)),
-            _ => bail!("there are several gateways, add --gateway with one of: {}", names.join(", ")),
+            _ => {
+                bail!("there are several gateways, add --gateway with one of: {}", names.join(", "))
+            }
         }
     }
 

@@ -141,7 +141,15 @@ fn ends<F: MapFamily>(ends: &Endpoints<F>) -> Ends {
 
 fn table(shown: &[Shown]) -> Table {
     let mut table = Table::new(&[
-        "PROTO", "STATE", "KIND", "ORIGINAL", "TRANSLATED", ">IDLE", ">PACKETS", ">BYTES", "RULE",
+        "PROTO",
+        "STATE",
+        "KIND",
+        "ORIGINAL",
+        "TRANSLATED",
+        ">IDLE",
+        ">PACKETS",
+        ">BYTES",
+        "RULE",
     ]);
     for one in shown {
         table.row([

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use gateway_common::verdict::{SESSIONS_CLOSED, SESSIONS_OPENED};
 use serde::Serialize;
 
 use super::{Nothing, ShowOptions};
@@ -50,7 +49,7 @@ pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
     status.ready &= maps.is_some() && holder.is_none_or(|pid| pid == status.pid);
     let shown = Shown {
         running: holder.is_some(),
-        sessions: maps.as_ref().map_or(Ok(0), sessions)?,
+        sessions: maps.as_ref().map_or(Ok(0), Maps::open_sessions)?,
         max_sessions: maps.as_ref().map_or(0, |maps| maps.session_capacity() / 2),
         status,
     };
@@ -62,13 +61,6 @@ pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!(shown.running && shown.status.ready))))
 }
 
-/// Sessions opened and not closed: counting the map itself would take long.
-fn sessions(maps: &Maps) -> Result<u64> {
-    let opened = maps.counter(SESSIONS_OPENED)?.packets;
-    let closed = maps.counter(SESSIONS_CLOSED)?.packets;
-    Ok(opened.saturating_sub(closed))
-}
-
 fn text(shown: &Shown) -> String {
     let status = &shown.status;
     let daemon = if shown.running {
@@ -77,7 +69,8 @@ fn text(shown: &Shown) -> String {
         "not running; the data plane works without it".to_owned()
     };
     let ready = if status.ready { "ready" } else { "not ready" };
-    let rules: Vec<_> = status.rules.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let rules: Vec<_> =
+        status.rules.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let mut text = format!(
         "gateway     {} ({ready}, generation {})\ndaemon      {daemon}\nrules       {}\n\
          sessions    {} of {}\npins        {}\n",
@@ -112,8 +105,16 @@ fn text(shown: &Shown) -> String {
 }
 
 fn interfaces(status: &Status) -> Table {
-    let mut table =
-        Table::new(&["SIDE", "INTERFACE", ">INDEX", ">MTU", "MODE", "ATTACH", ">PROGRAM", "REASON"]);
+    let mut table = Table::new(&[
+        "SIDE",
+        "INTERFACE",
+        ">INDEX",
+        ">MTU",
+        "MODE",
+        "ATTACH",
+        ">PROGRAM",
+        "REASON",
+    ]);
     for interface in &status.interfaces {
         table.row([
             interface.side.as_str().to_owned(),

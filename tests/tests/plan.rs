@@ -1,0 +1,381 @@
+//! The pure middle of the control path: encode, diff and apply on a data plane in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use gateway_common::records::{ABI_VERSION, Config, Timeouts, Unmatched};
+use gateway_tests as _;
+use gateway_userspace::dataplane::Dataplane as _;
+use gateway_userspace::dataplane::memory::Memory;
+use gateway_userspace::desired::{self, Allocations, DesiredState};
+use gateway_userspace::encode::{Overflow, Port, Surroundings, encode};
+use gateway_userspace::image::MapImage;
+use gateway_userspace::plan::{Action, Change, Plan, diff};
+use gateway_userspace::reconcile::Reconciler;
+use gateway_userspace::source::{Snapshot, yaml};
+
+const GATEWAY: &str = "\
+apiVersion: kubeovn.io/v1
+kind: VpcNatGateway
+metadata: {name: gw1}
+spec: {vpc: vpc1, subnet: net1}
+";
+
+fn eip(name: &str, address: &str) -> String {
+    format!(
+        "---\napiVersion: kubeovn.io/v1\nkind: IptablesEIP\nmetadata: {{name: {name}}}\n\
+         spec: {{natGwDp: gw1, v4ip: {address}}}\n"
+    )
+}
+
+fn snat(name: &str, eip: &str, cidr: &str) -> String {
+    format!(
+        "---\napiVersion: kubeovn.io/v1\nkind: IptablesSnatRule\nmetadata: {{name: {name}}}\n\
+         spec: {{eip: {eip}, internalCIDR: {cidr}}}\n"
+    )
+}
+
+fn fip(name: &str, eip: &str, internal: &str) -> String {
+    format!(
+        "---\napiVersion: kubeovn.io/v1\nkind: IptablesFIPRule\nmetadata: {{name: {name}}}\n\
+         spec: {{eip: {eip}, internalIp: {internal}}}\n"
+    )
+}
+
+fn dnat(name: &str, eip: &str, port: u16, to: &str) -> String {
+    let to: SocketAddr = to.parse().unwrap();
+    format!(
+        "---\napiVersion: kubeovn.io/v1\nkind: IptablesDnatRule\nmetadata: {{name: {name}}}\n\
+         spec: {{eip: {eip}, externalPort: \"{port}\", protocol: tcp, internalIp: {}, \
+         internalPort: \"{}\"}}\n",
+        to.ip(),
+        to.port()
+    )
+}
+
+fn state(text: &str) -> DesiredState {
+    let mut snapshot = Snapshot::default();
+    yaml::parse("gw.yaml", text, &mut snapshot);
+    let resolution = desired::resolve(&snapshot, "gw1", &Allocations::default());
+    assert_eq!(resolution.rejections, [], "{text}");
+    resolution.state.expect("the gateway is there")
+}
+
+fn surroundings() -> Surroundings {
+    Surroundings {
+        internal: Port { ifindex: 2, mtu: 1500 },
+        external: Port { ifindex: 3, mtu: 1400 },
+        routing: 1,
+        port_range: (1024, 65535),
+        unmatched: Unmatched::Drop,
+        timeouts: Timeouts::default(),
+    }
+}
+
+/// The image of a state on top of another, without anything that does not fit.
+fn image(state: &DesiredState, live: &MapImage) -> MapImage {
+    let encoded = encode(state, Some(&surroundings()), live, &BTreeSet::new());
+    assert_eq!(encoded.overflows, []);
+    encoded.image
+}
+
+/// A small gateway with one rule of each kind.
+fn small() -> String {
+    [
+        GATEWAY,
+        &eip("eip-s", "203.0.113.10"),
+        &eip("eip-d", "203.0.113.11"),
+        &eip("eip-f", "203.0.113.12"),
+        &snat("snat-all", "eip-s", "10.0.0.0/16"),
+        &dnat("dnat-web", "eip-d", 8080, "10.0.1.10:80"),
+        &fip("fip-a", "eip-f", "10.0.1.5"),
+    ]
+    .concat()
+}
+
+fn id_of(image: &MapImage, name: &str) -> u32 {
+    let found = image
+        .rules
+        .iter()
+        .find(|(_, rule)| &rule.name[..usize::from(rule.name_length)] == name.as_bytes());
+    *found.unwrap_or_else(|| panic!("no rule {name}")).0
+}
+
+fn actions(plan: &Plan) -> Vec<Action> {
+    plan.changes.iter().map(Change::action).collect()
+}
+
+fn lines(plan: &Plan) -> Vec<String> {
+    plan.lines().map(|line| line.to_string()).collect()
+}
+
+#[test]
+fn the_first_plan_inserts_rules_then_entries_then_the_configuration() {
+    let plan = diff(&MapImage::default(), &image(&state(&small()), &MapImage::default()));
+    let expected = [
+        "+ RULES     #1 -> fip fip-a",
+        "+ RULES     #2 -> dnat dnat-web",
+        "+ RULES     #3 -> snat snat-all",
+        "+ FIPS_V4   out 10.0.1.5 -> 203.0.113.12 [fip-a]",
+        "+ FIPS_V4   in 203.0.113.12 -> 10.0.1.5 [fip-a]",
+        "+ DNATS_V4  203.0.113.11:8080/tcp -> 10.0.1.10:80 [dnat-web]",
+        "+ SNATS_V4  10.0.0.0/16 -> 203.0.113.10 [snat-all]",
+    ];
+    assert_eq!(lines(&plan)[..7], expected);
+    assert!(
+        lines(&plan)[7].starts_with("+ CONFIG    config -> generation 1, internal #2 mtu 1500")
+    );
+    assert_eq!(plan.changes.len(), 8);
+}
+
+#[test]
+fn applying_twice_plans_nothing() {
+    let state = state(&small());
+    let mut maps = Reconciler::adopt(Memory::default()).unwrap();
+    assert!(!maps.round(&state, &surroundings()).unwrap().plan.is_empty());
+    let before = maps.live().clone();
+    assert!(maps.round(&state, &surroundings()).unwrap().plan.is_empty());
+    assert_eq!(*maps.live(), before);
+    assert_eq!(maps.live().config.unwrap().generation, 1);
+    assert_eq!(maps.dataplane().image, before);
+}
+
+#[test]
+fn a_restart_finds_its_rules_again() {
+    let state = state(&small());
+    let mut maps = Reconciler::adopt(Memory::default()).unwrap();
+    maps.round(&state, &surroundings()).unwrap();
+    let survived = maps.dataplane().clone();
+    let mut again = Reconciler::adopt(survived).unwrap();
+    assert!(again.round(&state, &surroundings()).unwrap().plan.is_empty());
+    // Sessions of rules that went while nobody was there are cut before an id is used again.
+    assert_eq!(again.dataplane().sweeps, 1);
+}
+
+#[test]
+fn a_changed_rule_gets_another_id_and_its_sessions_are_cut() {
+    let before = image(&state(&small()), &MapImage::default());
+    let moved = small().replace("10.0.1.10", "10.0.1.20");
+    let after = image(&state(&moved), &before);
+    let plan = diff(&before, &after);
+    let expected = [
+        "+ RULES     #4 -> dnat dnat-web",
+        "~ DNATS_V4  203.0.113.11:8080/tcp -> 10.0.1.20:80 (was 10.0.1.10:80) [dnat-web]",
+        "- RULES     #2 -> dnat dnat-web",
+    ];
+    assert_eq!(lines(&plan)[..3], expected);
+    assert_eq!(lines(&plan)[4], "! SESSIONS  sessions of #2 [dnat-web]");
+    for same in ["snat-all", "fip-a"] {
+        assert_eq!(id_of(&before, same), id_of(&after, same));
+    }
+}
+
+#[test]
+fn an_eip_that_joins_a_pool_changes_no_other_rule() {
+    let before = image(&state(&small()), &MapImage::default());
+    let more = [small(), snat("snat-more", "eip-d", "10.0.0.0/16")].concat();
+    let after = image(&state(&more), &before);
+    assert_eq!(id_of(&before, "snat-all"), id_of(&after, "snat-all"));
+    let plan = diff(&before, &after);
+    assert_eq!(actions(&plan), [Action::Insert, Action::Update, Action::Update]);
+    assert!(plan.cut().is_none());
+    let pool = after.v4.snats.values().next().unwrap();
+    assert_eq!(pool.length, 2);
+    assert_eq!(pool.members[2..], [Default::default(); 6]);
+}
+
+#[test]
+fn the_ninth_eip_of_a_pool_is_refused_and_the_others_work() {
+    let mut text = GATEWAY.to_owned();
+    for n in 1..=9 {
+        text += &eip(&format!("eip-{n}"), &format!("203.0.113.{n}"));
+        text += &snat(&format!("snat-{n}"), &format!("eip-{n}"), "10.0.0.0/16");
+    }
+    let encoded =
+        encode(&state(&text), Some(&surroundings()), &MapImage::default(), &BTreeSet::new());
+    assert!(matches!(&encoded.overflows[..], [Overflow::Pool { .. }]));
+    assert_eq!(
+        encoded.overflows[0].to_string(),
+        "IptablesSnatRule/snat-9: 10.0.0.0/16 already has 8 EIPs, the most there can be"
+    );
+    assert_eq!(encoded.image.rules.len(), 8);
+    assert_eq!(encoded.image.v4.snats.values().next().unwrap().length, 8);
+}
+
+#[test]
+fn an_id_is_not_given_away_while_sessions_may_name_it() {
+    let mut maps = Reconciler::adopt(Memory::default()).unwrap();
+    maps.round(&state(&small()), &surroundings()).unwrap();
+    let without = small().replace(&dnat("dnat-web", "eip-d", 8080, "10.0.1.10:80"), "");
+    let round = maps.round(&state(&without), &surroundings()).unwrap();
+    assert_eq!(round.plan.cut().unwrap().rules, [2].into());
+    assert!(round.plan.cut().unwrap().families.v4 && !round.plan.cut().unwrap().families.v6);
+
+    let with = |name| [without.clone(), dnat(name, "eip-d", 9090, "10.0.1.10:90")].concat();
+    maps.round(&state(&with("dnat-next")), &surroundings()).unwrap();
+    assert_eq!(id_of(maps.live(), "dnat-next"), 4);
+    maps.sweep().unwrap();
+    let both = [with("dnat-next"), dnat("dnat-later", "eip-d", 9091, "10.0.1.10:91")].concat();
+    maps.round(&state(&both), &surroundings()).unwrap();
+    assert_eq!(id_of(maps.live(), "dnat-later"), 2);
+}
+
+#[test]
+fn the_configuration_changes_only_when_something_does() {
+    let state = state(&small());
+    let mut maps = Reconciler::adopt(Memory::default()).unwrap();
+    maps.round(&state, &surroundings()).unwrap();
+    let routed = Surroundings { routing: 2, ..surroundings() };
+    let round = maps.round(&state, &routed).unwrap();
+    assert_eq!(actions(&round.plan), [Action::Update]);
+    let config = maps.live().config.unwrap();
+    let expected = Config {
+        generation: 2,
+        abi_version: ABI_VERSION,
+        internal_ifindex: 2,
+        external_ifindex: 3,
+        internal_mtu: 1500,
+        external_mtu: 1400,
+        routing: 2,
+        port_low: 1024,
+        port_high: 65535,
+        unmatched: Unmatched::Drop as u8,
+        zero: 0,
+        timeouts: Timeouts::default(),
+    };
+    assert_eq!(config, expected);
+    // A plan made without a daemon leaves the configuration alone.
+    assert_eq!(encode(&state, None, maps.live(), &BTreeSet::new()).image, *maps.live());
+}
+
+#[test]
+fn a_refused_change_is_made_up_for_in_the_next_round() {
+    for patience in 0..8 {
+        let memory = Memory { patience: Some(patience), ..Memory::default() };
+        let mut maps = Reconciler::adopt(memory).unwrap();
+        maps.round(&state(&small()), &surroundings()).unwrap_err();
+        maps.dataplane().patience = None;
+        maps.round(&state(&small()), &surroundings()).unwrap();
+        let live = maps.live().clone();
+        assert_eq!(maps.dataplane().image, live, "after {patience} changes");
+        assert_whole(&live);
+        // Ids may differ: a rule without its entry counts as another one.
+        let expected = image(&state(&small()), &MapImage::default());
+        let contents = |image: &MapImage| image.contents().into_values().collect::<BTreeSet<_>>();
+        assert_eq!(contents(&live), contents(&expected));
+        assert_eq!(live.rules.len(), expected.rules.len());
+    }
+}
+
+/// At every moment of a plan each entry names a rule that is there.
+fn assert_whole(image: &MapImage) {
+    let ids: BTreeSet<_> = image.rules.keys().copied().collect();
+    let fips = image.v4.fips.values().map(|fip| fip.rule);
+    let dnats = image.v4.dnats.values().map(|dnat| dnat.rule);
+    let snats = image
+        .v4
+        .snats
+        .values()
+        .flat_map(|pool| pool.members[..pool.length as usize].iter().map(|member| member.rule));
+    for id in fips.chain(dnats).chain(snats) {
+        assert!(ids.contains(&id), "an entry names rule {id}, which is gone");
+    }
+}
+
+/// A linear congruential generator: the same states in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+
+    /// A gateway with some of a few possible rules, so that two of them have much in common.
+    fn state(&mut self) -> DesiredState {
+        let mut text = GATEWAY.to_owned();
+        for n in 1..=6 {
+            text += &eip(&format!("eip-{n}"), &format!("203.0.113.{n}"));
+        }
+        for n in 1..=3 {
+            if self.below(2) == 0 {
+                let inside = 10 + 4 * n + self.below(2);
+                text += &fip(&format!("fip-{n}"), &format!("eip-{n}"), &format!("10.0.1.{inside}"));
+            }
+        }
+        for n in 0..6 {
+            if self.below(3) > 0 {
+                let to = format!("10.0.2.{}:80", 1 + self.below(3));
+                text += &dnat(&format!("dnat-{n}"), "eip-5", 8000 + n, &to);
+            }
+        }
+        for n in 1..=4 {
+            if self.below(2) == 0 {
+                let cidr = ["10.0.0.0/16", "10.0.1.0/24"][self.below(2) as usize];
+                text += &snat(&format!("snat-{n}"), &format!("eip-{n}"), cidr);
+            }
+        }
+        state(&text)
+    }
+}
+
+#[test]
+fn a_plan_leads_from_any_state_to_any_other() {
+    let mut random = Random(42);
+    let mut live = MapImage::default();
+    for _ in 0..300 {
+        let desired = image(&random.state(), &live);
+        assert!(diff(&desired, &desired).is_empty());
+        let plan = diff(&live, &desired);
+        let mut maps = live.clone();
+        for change in &plan.changes {
+            maps.apply(change);
+            assert_whole(&maps);
+        }
+        assert_eq!(maps, desired);
+        let mut memory = Memory { image: live, ..Memory::default() };
+        let applied = memory.apply(&plan).unwrap();
+        assert_eq!(applied.inserted + applied.updated + applied.deleted, plan.len());
+        assert_eq!(memory.image, desired);
+        live = desired;
+    }
+}
+
+#[test]
+fn a_plan_as_json_has_stable_names() {
+    let plan = diff(&MapImage::default(), &image(&state(&small()), &MapImage::default()));
+    let json = serde_json::to_value(&plan).unwrap();
+    let expected = serde_json::json!({
+        "action": "insert",
+        "map": "DNATS_V4",
+        "key": "203.0.113.11:8080/tcp",
+        "value": "10.0.1.10:80",
+        "rules": ["dnat-web"],
+    });
+    assert_eq!(json[5], expected);
+}
+
+#[test]
+fn ten_thousand_rules_and_then_one_more() {
+    let mut desired = state(&small());
+    let (key, template) = desired.dnats.iter().next().map(|(k, d)| (*k, d.clone())).unwrap();
+    for n in 0..10_000_u16 {
+        let mut dnat = template.clone();
+        dnat.backends[0].owner.object.name = format!("dnat-{n}");
+        let port = (10_000 + n).to_string().parse().unwrap();
+        desired.dnats.insert(desired::DnatKey { port, ..key }, dnat);
+    }
+    let mut maps = Reconciler::adopt(Memory::default()).unwrap();
+    let first = maps.round(&desired, &surroundings()).unwrap();
+    let other: SocketAddr = (IpAddr::V4(Ipv4Addr::new(10, 0, 1, 99)), 80).into();
+    if let Some(dnat) = desired.dnats.values_mut().nth(5_000) {
+        dnat.backends[0].endpoint = other;
+    }
+    let second = maps.round(&desired, &surroundings()).unwrap();
+    println!("10 000 rules: {:?}, one changed: {:?}", first.duration, second.duration);
+    let counts: BTreeMap<_, _> =
+        actions(&second.plan).into_iter().map(|a| (a.as_str(), ())).collect();
+    assert_eq!(counts.into_keys().collect::<Vec<_>>(), ["cut", "delete", "insert", "update"]);
+    assert_eq!(second.plan.len(), 4);
+}
