@@ -22,7 +22,11 @@ enum Verb {
     /// NAT by the rules of ordinary Kube-OVN manifests (the default)
     Nat(NatOptions),
     /// Remove what earlier demos left, on purpose or because they were killed
-    Clean,
+    Clean {
+        /// Only the demo that had this process id
+        #[arg(long, value_name = "PID")]
+        only: Option<u32>,
+    },
     /// An echo server for the namespaces of the demo
     #[command(hide = true)]
     ServeEcho {
@@ -63,8 +67,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Nat(NatOptions { keep, json, config, gateway }) => {
             nat::run(&nat::Options { keep, json, config, gateway })
         }
-        Verb::Clean => {
-            for name in leftovers::remove(true)? {
+        Verb::Clean { only } => {
+            for name in leftovers::remove(true, only)? {
                 println!("removed {name}");
             }
             Ok(ExitCode::SUCCESS)

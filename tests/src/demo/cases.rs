@@ -12,7 +12,7 @@ use crate::lab::capture::{Capture, Filter};
 use crate::lab::checks::Observation;
 use crate::lab::echo::ECHO_PORT;
 use crate::lab::http::{self, HTTP_PORT};
-use crate::lab::probe::{self, TcpProbe};
+use crate::lab::probe::{self, Refusal, TcpProbe};
 use crate::lab::topology::Host;
 use crate::lab::wait::wait_until;
 
@@ -24,6 +24,7 @@ const FRAGMENTED: usize = 4000;
 
 /// Everything that gets through: SNAT, DNAT, floating IPs, hairpins.
 pub fn traffic(stage: &Stage, check: &mut Check<'_>) {
+    chosen_addresses(stage, check);
     snat(stage, check);
     for forward in &stage.rules.forwards {
         dnat(stage, forward, check);
@@ -34,6 +35,19 @@ pub fn traffic(stage: &Stage, check: &mut Check<'_>) {
         }
     }
     hairpins(stage, check);
+}
+
+/// EIPs whose address is not in the manifests: the gateway chose one.
+fn chosen_addresses(stage: &Stage, check: &mut Check<'_>) {
+    let chosen = stage.rules.eips.iter().filter(|(_, address)| !stage.mentions(*address));
+    for (name, address) in chosen {
+        check(&format!("{name}, without an address"), &mut || {
+            let replier = probe::icmp_echo(&stage.net.x.ns, *address, 4710, 56)?;
+            ensure!(replier == *address, "{replier} answered");
+            let sent = format!("ping {} to the address it got", stage.net.x.v4);
+            Ok(Observation::new(sent, format_args!("{address}, chosen from its Subnet")))
+        });
+    }
 }
 
 const fn echo(address: Ipv4Addr) -> SocketAddrV4 {
@@ -118,7 +132,7 @@ fn floating_ip(stage: &Stage, eip: Ipv4Addr, host: &Host, check: &mut Check<'_>)
     check("floating IP inbound: fragments", &mut || {
         let exchange = probe::udp(&net.x.ns, 0, echo(eip), &[0x5a; FRAGMENTED])?;
         ensure!(exchange.seen == exchange.local, "{} saw {}", host.v4, exchange.seen);
-        let sent = format!("UDP, {FRAGMENTED} bytes, {} to {eip}", exchange.local);
+        let sent = format!("{FRAGMENTED} bytes {} to {eip}", exchange.local);
         Ok(Observation::new(sent, format_args!("{}: all of it, and back", host.v4)))
     });
     check("floating IP inbound: protocol 99", &mut || {
@@ -180,16 +194,14 @@ pub fn refusals(stage: &Stage, check: &mut Check<'_>) {
         check("EIP port without a rule", &mut || {
             let to = SocketAddrV4::new(eip, 9);
             let refusal = probe::tcp_refused(&net.x.ns, to)?;
-            Ok(Observation::new(
-                format_args!("TCP {} to {to}", net.x.v4),
-                format_args!("{refusal:?}"),
-            ))
+            Ok(Observation::new(format_args!("TCP {} to {to}", net.x.v4), refusal))
         });
     }
     check("from outside to an inside address", &mut || {
         let to = echo(net.b.v4);
         let refusal = probe::udp_refused(&net.x.ns, to)?;
-        Ok(Observation::new(format_args!("UDP {} to {to}", net.x.v4), format_args!("{refusal:?}")))
+        ensure!(refusal != Refusal::Refused, "{} answered", net.b.v4);
+        Ok(Observation::new(format_args!("UDP {} to {to}", net.x.v4), refusal))
     });
     let rules = &stage.rules;
     let uncovered = net
@@ -200,7 +212,7 @@ pub fn refusals(stage: &Stage, check: &mut Check<'_>) {
         check("a source without a rule", &mut || {
             let refusal = probe::udp_refused(&host.ns, echo(net.y.v4))?;
             let sent = format!("UDP {} to {}", host.v4, echo(net.y.v4));
-            Ok(Observation::new(sent, format_args!("{refusal:?}")))
+            Ok(Observation::new(sent, refusal))
         });
     }
 }

@@ -117,11 +117,12 @@ fn names(process: u32, directory: &Path) -> bool {
     String::from_utf8_lossy(&line).contains(&directory.display().to_string())
 }
 
-/// Removes demos: those whose process is gone, and with `kept` those left running on purpose too.
+/// Removes demos: those whose process is gone, and with `kept` those left running on purpose too;
+/// with `only` just the one that had this process id.
 ///
 /// # Errors
 /// The directory of temporary files cannot be read.
-pub fn remove(kept: bool) -> Result<Vec<String>> {
+pub fn remove(kept: bool, only: Option<u32>) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     let directory = std::env::temp_dir();
     let entries = fs::read_dir(&directory)
@@ -132,7 +133,8 @@ pub fn remove(kept: bool) -> Result<Vec<String>> {
         if !name.starts_with(&format!("{PREFIX}-")) {
             continue;
         }
-        let Some(record) = Record::read(&path) else { continue };
+        let wanted = |record: &Record| only.is_none_or(|owner| owner == record.owner);
+        let Some(record) = Record::read(&path).filter(wanted) else { continue };
         let abandoned = !record.kept && !Path::new(&format!("/proc/{}", record.owner)).exists();
         if abandoned || (kept && record.kept) {
             record.remove();

@@ -14,11 +14,13 @@ use crate::lab::capture::{Capture, Filter};
 use crate::lab::checks::{Checks, Observation};
 use crate::lab::gateway::first_lines;
 use crate::lab::netns::run as run_command;
-use crate::lab::pins::{self, Kind};
+use crate::lab::pins;
 use crate::lab::table_run::no_leak;
 
 /// How many lines of a verb or a map are shown.
 const EXCERPT: usize = 24;
+/// The map that is shown.
+const SHOWN_MAP: &str = "DNATS_V4";
 
 /// How to run it.
 #[derive(Clone, Debug)]
@@ -45,7 +47,7 @@ pub fn example() -> PathBuf {
 /// The stage cannot be built. A case that fails is no error but the exit code 1.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let screen = Screen::new(options.json);
-    for name in leftovers::remove(false)? {
+    for name in leftovers::remove(false, None)? {
         screen.step(&format!("removed {name}, which was killed"));
     }
     let mut stage = Stage::build(&options.config, &options.gateway, &screen)?;
@@ -104,11 +106,9 @@ fn show(stage: &Stage, screen: &Screen) {
         screen.step("bpftool is not installed: no map is dumped");
         return;
     }
-    let pinned = pins::pinned(&gateway.pins()).unwrap_or_default();
-    let maps = pinned.iter().filter(|(_, object)| object.kind == Kind::Map);
-    let sessions = |path: &Path| path.to_string_lossy().to_lowercase().contains("session");
-    let Some((path, _)) = maps.max_by_key(|(path, _)| sessions(path)) else { return };
-    let text = pins::dump(path).unwrap_or_else(|error| format!("{error:#}"));
+    // The rules of one kind: small, and never empty in the example.
+    let path = gateway.pins().join(SHOWN_MAP);
+    let text = pins::dump(&path).unwrap_or_else(|error| format!("{error:#}"));
     let title = format!("bpftool map dump pinned {}", path.display());
     screen.section(&title, &first_lines(&text, EXCERPT));
 }

@@ -68,6 +68,17 @@ impl Stage {
         self.nginxes.get(&host).map(|nginx| nginx.files().to_owned())
     }
 
+    /// Whether the manifests have this address as a value.
+    pub fn mentions(&self, address: Ipv4Addr) -> bool {
+        let value = address.to_string();
+        let texts = fs::read_dir(&self.gateway.settings().config).into_iter().flatten();
+        let texts = texts.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        let uncommented = |line: &str| line.split('#').next().unwrap_or_default().to_owned();
+        texts.flat_map(|text| text.lines().map(uncommented).collect::<Vec<_>>()).any(|line| {
+            line.split_whitespace().any(|word| word.trim_matches(['"', ',', '}']) == value)
+        })
+    }
+
     /// The host with this address.
     pub fn host(&self, address: Ipv4Addr) -> Option<&Host> {
         self.net.hosts().into_iter().find(|host| host.v4 == address)

@@ -129,9 +129,9 @@ impl Manifests {
             let spec = format!("{{eip: {eip}, internalIp: {inside}}}");
             object(&mut out, "IptablesFIPRule", eip, &spec);
         }
-        for (position, (eip, cidr)) in self.snats.iter().enumerate() {
+        for (eip, cidr) in &self.snats {
             let spec = format!("{{eip: {eip}, internalCIDR: {cidr}}}");
-            object(&mut out, "IptablesSnatRule", &format!("{eip}-{position}"), &spec);
+            object(&mut out, "IptablesSnatRule", &format!("for-{eip}"), &spec);
         }
         for dnat in &self.dnats {
             let Dnat { name, eip, protocol, port, to } = dnat;

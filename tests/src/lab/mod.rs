@@ -15,6 +15,7 @@ pub mod pinger;
 pub mod pins;
 pub mod probe;
 pub mod process;
+pub mod running;
 pub mod scratch;
 pub mod table_run;
 pub mod tier;

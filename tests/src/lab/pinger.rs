@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use super::netns::{self, Netns};
 
 const INTERVAL: Duration = Duration::from_millis(1);
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// What a ping-pong counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,28 +64,30 @@ impl Pinger {
 fn ping_until(to: SocketAddrV4, stop: &AtomicBool) -> Result<Tally> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(to)?;
+    // Never blocked in the socket: its timeouts are rounded up to the kernel's ticks.
+    socket.set_nonblocking(true)?;
     let mut tally = Tally { sent: 0, received: 0 };
+    let mut next = Instant::now();
     while !stop.load(Ordering::SeqCst) {
-        let next = Instant::now() + INTERVAL;
         socket.send(&tally.sent.to_be_bytes()).context("failed to send")?;
         tally.sent += 1;
-        tally.received += answers_until(&socket, next, u64::MAX)?;
+        tally.received += answers(&socket);
+        next += INTERVAL;
+        thread::sleep(next.saturating_duration_since(Instant::now()));
     }
-    let patience = Instant::now() + Duration::from_millis(500);
-    tally.received += answers_until(&socket, patience, tally.lost())?;
+    let deadline = Instant::now() + LAST_ANSWERS;
+    while tally.lost() > 0 && Instant::now() < deadline {
+        thread::sleep(INTERVAL);
+        tally.received += answers(&socket);
+    }
     Ok(tally)
 }
 
-fn answers_until(socket: &UdpSocket, deadline: Instant, wanted: u64) -> Result<u64> {
+fn answers(socket: &UdpSocket) -> u64 {
     let mut buffer = [0; 256];
     let mut received = 0;
-    while received < wanted {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        socket.set_read_timeout(Some(left.max(Duration::from_micros(50))))?;
-        received += u64::from(socket.recv(&mut buffer).is_ok());
+    while socket.recv(&mut buffer).is_ok() {
+        received += 1;
     }
-    Ok(received)
+    received
 }

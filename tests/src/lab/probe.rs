@@ -1,5 +1,6 @@
 //! Clients of the echo servers, each reporting its own address and the address the server saw.
 
+use std::fmt;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
@@ -33,6 +34,16 @@ pub enum Refusal {
     Unreachable,
     /// Nothing arrived.
     Silent,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Refused => "connection refused",
+            Self::Unreachable => "nothing: unreachable",
+            Self::Silent => "nothing: dropped",
+        })
+    }
 }
 
 /// Sends `payload` over UDP and checks that exactly it comes back, from where it was sent to.

@@ -32,6 +32,15 @@ pub fn gateway() -> Option<PathBuf> {
     granted(namespaces_possible().and_then(|()| bpffs()).and_then(|()| binary()))
 }
 
+/// Whether bpftool is there. Otherwise prints why the test is skipped.
+///
+/// # Panics
+/// It is not, and [`REQUIRE`] is 1.
+pub fn bpftool() -> bool {
+    let found = netns::run(Command::new("bpftool").arg("version")).context("bpftool is missing");
+    granted(found).is_some()
+}
+
 fn granted<T>(outcome: Result<T>) -> Option<T> {
     match outcome {
         Ok(value) => Some(value),
