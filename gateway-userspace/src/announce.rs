@@ -3,9 +3,11 @@
 //! Frames are written to a packet socket, three times one second apart, by a task of its own, so
 //! nothing waits for them.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, socket};
@@ -23,22 +25,44 @@ const ICMPV6: u8 = 58;
 /// All nodes on the link (RFC 4291 section 2.7.1).
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
-/// Announces addresses on an interface in the background.
-pub fn announce(ifindex: u32, mac: [u8; 6], addresses: Vec<IpAddr>) {
-    if addresses.is_empty() {
-        return;
+/// Announces addresses, as long as they are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Announcer {
+    wanted: Arc<Mutex<BTreeSet<IpAddr>>>,
+}
+
+impl Announcer {
+    /// From here on only these are announced: what went must not be claimed a second later.
+    pub fn keep(&self, wanted: BTreeSet<IpAddr>) {
+        *self.lock() = wanted;
     }
-    tokio::spawn(async move {
-        for round in 0..TIMES {
-            if round > 0 {
-                tokio::time::sleep(PAUSE).await;
-            }
-            if let Err(error) = send_all(ifindex, mac, &addresses) {
-                eprintln!("announce: failed to send on interface #{ifindex}: {error}");
-                return;
-            }
+
+    /// Announces addresses on an interface in the background.
+    pub fn announce(&self, ifindex: u32, mac: [u8; 6], addresses: Vec<IpAddr>) {
+        if addresses.is_empty() {
+            return;
         }
-    });
+        let announcer = self.clone();
+        tokio::spawn(async move {
+            for round in 0..TIMES {
+                if round > 0 {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                let wanted: Vec<_> = {
+                    let all = announcer.lock();
+                    addresses.iter().filter(|address| all.contains(address)).copied().collect()
+                };
+                if let Err(error) = send_all(ifindex, mac, &wanted) {
+                    eprintln!("announce: failed to send on interface #{ifindex}: {error}");
+                    return;
+                }
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<IpAddr>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn send_all(ifindex: u32, mac: [u8; 6], addresses: &[IpAddr]) -> io::Result<()> {

@@ -43,7 +43,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         bail!("gateway {} is run by process {pid}, end it first", options.gateway);
     }
     let status: Option<Status> = state.load(status::FILE)?;
-    let owned: HostState = state.load("owned.json")?.unwrap_or_default();
+    let owned: HostState = state.load(host::FILE)?.unwrap_or_default();
     let given = options.netns.as_deref().map(netns::path);
     let namespace = given.or_else(|| status.as_ref()?.netns.clone());
     // A namespace that is gone took its addresses and filters with it.

@@ -10,6 +10,7 @@
 //! Whatever goes wrong after the start is a problem in the status and a line in the log; what runs
 //! keeps running. When the process ends, however it ends, programs and maps stay.
 
+mod around;
 mod rounds;
 
 use std::borrow::Cow;
@@ -23,6 +24,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use crate::announce::Announcer;
 use crate::dataplane::kernel::{Attachment, Kernel, KernelError, KernelOptions, Side};
 use crate::dataplane::mode::{Choice, ModeArgument, Unsupported};
 use crate::desired::{DesiredState, Previous};
@@ -189,6 +191,7 @@ pub struct Daemon {
     ports: BTreeMap<Side, Port>,
     present: Present,
     owned: HostState,
+    announcer: Announcer,
     announced: BTreeSet<IpAddr>,
     routing: u16,
     problems: Problems,

@@ -2,25 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
 
 use super::{Daemon, DaemonError, Port, Problems, Settings, Step, chain, log, log_some};
-use crate::announce::announce;
+use crate::announce::Announcer;
 use crate::clock;
 use crate::dataplane::kernel::{Kernel, Side};
 use crate::dataplane::mode;
 use crate::desired::{self, Allocations, Previous, Resolution};
 use crate::encode::{self, Surroundings};
-use crate::host::{self, HostAddress, HostRoute, HostState, Present, sysctl};
+use crate::host::{self, Present};
 use crate::netlink::Netlink;
 use crate::plan::{Change, Plan};
-use crate::reconcile::Reconciler;
+use crate::reconcile::{Reconciler, Round};
 use crate::source::{SourceError, yaml};
 use crate::status::ApplyStatus;
 
-/// The files of the state directory.
+/// The file of the state directory that keeps chosen addresses.
 const ALLOCATIONS: &str = "allocations.json";
-const OWNED: &str = "owned.json";
 
 impl Daemon {
     /// Brings the gateway up, or takes it over from the process that ran before.
@@ -33,7 +31,7 @@ impl Daemon {
         let Some(desired) = resolution.state.clone() else {
             return Err(no_gateway(&settings, &resolution));
         };
-        let owned = settings.state.load(OWNED)?.unwrap_or_default();
+        let owned = settings.state.load(host::FILE)?.unwrap_or_default();
         let kernel = Kernel::open(&settings.gateway, &settings.object, &settings.kernel)?;
         let maps = Reconciler::adopt(kernel)?;
         // Routes may have changed while nobody was looking.
@@ -47,6 +45,7 @@ impl Daemon {
             ports,
             present: Present::default(),
             owned,
+            announcer: Announcer::default(),
             announced: BTreeSet::new(),
             routing,
             problems: Problems::default(),
@@ -74,6 +73,16 @@ impl Daemon {
                 self.settings.gateway,
                 self.maps.live().rules.len(),
                 self.maps.dataplane().directory().display()
+            ));
+        }
+        let entries = self.maps.dataplane().maps().session_capacity();
+        if let Some(flows) = self.settings.kernel.max_sessions
+            && entries != flows as usize * 2
+        {
+            log(format_args!(
+                "--max-sessions {flows} has no effect on the maps that are there, which take {}; \
+                 --reset-maps would lose their sessions",
+                entries / 2
             ));
         }
         self.round()?;
@@ -107,7 +116,7 @@ impl Daemon {
 
     /// Looks at interfaces, addresses and routes again after the kernel said that they changed.
     pub(super) async fn refresh(&mut self) {
-        let mut problems = Vec::new();
+        let (mut problems, mut gone) = (Vec::new(), BTreeSet::new());
         for side in Side::ALL {
             match self.netlink.interface(self.settings.interface(side)).await {
                 Ok(interface) => {
@@ -115,6 +124,7 @@ impl Daemon {
                     if port.interface.index != interface.index {
                         log(format_args!("{} is a new interface now", interface.name));
                         port.attachment = None;
+                        self.announced.clear();
                     }
                     port.interface = interface;
                 }
@@ -123,6 +133,7 @@ impl Daemon {
                         port.attachment = None;
                     }
                     problems.push(chain(&error));
+                    gone.insert(side);
                 }
             }
         }
@@ -130,7 +141,7 @@ impl Daemon {
         self.try_round();
         for side in Side::ALL {
             let missing = self.ports.get(&side).is_none_or(|port| port.attachment.is_none());
-            if missing && problems.is_empty() {
+            if missing && !gone.contains(&side) {
                 problems.extend(self.attach(side).err().map(|error| chain(&error)));
             }
         }
@@ -172,18 +183,7 @@ impl Daemon {
         if round.plan.is_empty() {
             return Ok(());
         }
-        let generation = self.maps.live().config.map_or(0, |config| config.generation);
-        log_plan(&round.plan);
-        log(format_args!(
-            "{}: generation {generation} applied in {:.1} ms: {} inserted, {} updated, {} deleted, \
-             {} sessions ended",
-            self.settings.gateway,
-            round.duration.as_secs_f64() * 1e3,
-            round.applied.inserted,
-            round.applied.updated,
-            round.applied.deleted,
-            round.sessions_cut,
-        ));
+        self.log_round(&round);
         self.last_apply = Some(ApplyStatus {
             at: clock::unix_seconds(),
             duration_us: u64::try_from(round.duration.as_micros()).unwrap_or(u64::MAX),
@@ -193,6 +193,25 @@ impl Daemon {
             sessions_cut: round.sessions_cut,
         });
         Ok(())
+    }
+
+    fn log_round(&self, round: &Round) {
+        let name = &self.settings.gateway;
+        let generation = self.maps.live().config.map_or(0, |config| config.generation);
+        if let [Change::Config(_)] = &round.plan.changes[..] {
+            log(format_args!("{name}: generation {generation}, no rule changed"));
+            return;
+        }
+        log_plan(&round.plan);
+        log(format_args!(
+            "{name}: generation {generation} applied in {:.1} ms: {} inserted, {} updated, \
+             {} deleted, {} sessions ended",
+            round.duration.as_secs_f64() * 1e3,
+            round.applied.inserted,
+            round.applied.updated,
+            round.applied.deleted,
+            round.sessions_cut,
+        ));
     }
 
     fn try_round(&mut self) {
@@ -231,75 +250,6 @@ impl Daemon {
         ));
         port.attachment = Some(attachment);
         Ok(())
-    }
-
-    /// Reads addresses and routes.
-    async fn look_around(&mut self) {
-        let mut present = Present::default();
-        for (side, port) in &self.ports {
-            match self.netlink.addresses(port.interface.index).await {
-                Ok(addresses) => present.addresses.extend(
-                    addresses.into_iter().map(|address| HostAddress { side: *side, address }),
-                ),
-                Err(error) => log(chain(&error)),
-            }
-        }
-        match self.netlink.routes().await {
-            Ok(routes) => present.routes = routes,
-            Err(error) => log(chain(&error)),
-        }
-        self.present = present;
-    }
-
-    /// Makes addresses, routes and sysctls what the gateway needs.
-    async fn settle_host(&mut self) {
-        let (changed, errors) = sysctl::ensure(&self.settings.internal, &self.settings.external);
-        changed.iter().for_each(|change| log(format_args!("set {change}")));
-        let mut problems: Vec<_> = errors.iter().map(|error| chain(error)).collect();
-        let plan = host::plan(&host::wanted(&self.desired), &self.present, &self.owned);
-        problems.extend(plan.contested.iter().map(ToString::to_string));
-        if plan.owned != self.owned {
-            // What goes is still ours until it is gone.
-            let mut both = plan.owned.clone();
-            both.addresses.extend(&plan.remove_addresses);
-            both.routes.extend(&plan.remove_routes);
-            problems.extend(self.save_owned(&both));
-        }
-        if !plan.is_empty() {
-            log_host(&plan);
-            let index_of = |side| self.ports.get(&side).map(|port| port.interface.index);
-            let errors = host::apply(&self.netlink, &plan, index_of).await;
-            problems.extend(errors.iter().map(|error| chain(error)));
-            self.look_around().await;
-        }
-        if plan.owned != self.owned {
-            problems.extend(self.save_owned(&plan.owned));
-            self.owned = plan.owned;
-        }
-        self.problems.set(Step::Host, problems);
-        self.announce();
-    }
-
-    fn save_owned(&self, owned: &HostState) -> Option<String> {
-        self.settings.state.save(OWNED, owned).err().map(|error| chain(&error))
-    }
-
-    /// Announces the EIPs that were not announced yet.
-    fn announce(&mut self) {
-        let Some(port) = self.ports.get(&Side::External) else { return };
-        let there = |address: &IpAddr| {
-            self.present
-                .addresses
-                .iter()
-                .any(|one| one.side == Side::External && one.address.addr() == *address)
-        };
-        let eips: BTreeSet<_> = self.desired.eips.keys().copied().collect();
-        self.announced.retain(|address| eips.contains(address));
-        let fresh: Vec<_> = eips.difference(&self.announced).copied().filter(there).collect();
-        if let Some(mac) = port.interface.mac {
-            announce(port.interface.index, mac, fresh.clone());
-        }
-        self.announced.extend(fresh);
     }
 }
 
@@ -345,17 +295,5 @@ struct Lazy<F>(F);
 impl<T: fmt::Display, F: Fn() -> T> fmt::Display for Lazy<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (self.0)().fmt(f)
-    }
-}
-
-fn log_host(plan: &host::HostPlan) {
-    for (sign, list) in [("+", &plan.add_addresses), ("-", &plan.remove_addresses)] {
-        let line =
-            |one: &HostAddress| format!("{sign} address {} ({})", one.address, one.side.as_str());
-        log_some(list.iter().map(line), "addresses");
-    }
-    for (sign, list) in [("+", &plan.add_routes), ("-", &plan.remove_routes)] {
-        let line = |one: &HostRoute| format!("{sign} route {} via {}", one.destination, one.via);
-        log_some(list.iter().map(line), "routes");
     }
 }

@@ -17,6 +17,9 @@ use crate::dataplane::kernel::Side;
 use crate::desired::{DesiredState, Network};
 use crate::netlink::{Netlink, NetlinkError, Route};
 
+/// The file of the state directory that remembers what we added.
+pub const FILE: &str = "owned.json";
+
 /// An address of one of the two interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HostAddress {
@@ -50,6 +53,16 @@ pub struct HostState {
     pub addresses: BTreeSet<HostAddress>,
     /// The routes.
     pub routes: BTreeSet<HostRoute>,
+}
+
+impl HostState {
+    /// The part of it that is on these interfaces.
+    #[must_use]
+    pub fn only(mut self, side: impl Fn(Side) -> bool) -> Self {
+        self.addresses.retain(|address| side(address.side));
+        self.routes.retain(|route| side(route.side));
+        self
+    }
 }
 
 /// What the kernel has.

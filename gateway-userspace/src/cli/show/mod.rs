@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use super::GatewayOptions;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::pins::Pins;
+use crate::dataplane::probe;
 
 /// Which gateway, and how it is shown.
 #[derive(Debug, clap::Args)]
@@ -59,6 +60,7 @@ impl ShowOptions {
         if !pins.exist() {
             return Err(Nothing::NotThere(name).into());
         }
+        probe::check()?;
         pins.check()?;
         Ok((name, Maps::open(&pins)?))
     }

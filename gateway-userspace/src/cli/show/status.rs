@@ -10,6 +10,7 @@ use crate::cli::table::Table;
 use crate::cli::{print, print_json};
 use crate::dataplane::maps::Maps;
 use crate::dataplane::pins::Pins;
+use crate::dataplane::probe;
 use crate::status::{FILE, Status};
 
 /// Options of `vpc-gateway status`.
@@ -39,7 +40,12 @@ pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
     let state = options.show.state.directory(&name)?;
     let status: Option<Status> = state.load(FILE)?;
     let pins = Pins::new(&name);
-    let maps = if pins.exist() { Some(Maps::open(&pins)?) } else { None };
+    let maps = if pins.exist() {
+        probe::check()?;
+        Some(Maps::open(&pins)?)
+    } else {
+        None
+    };
     if status.is_none() && maps.is_none() {
         return Err(Nothing::NotThere(name).into());
     }
