@@ -1,4 +1,18 @@
-//! The lab: topologies of network namespaces with real servers, and the demo that runs in one.
+//! What tests the gateway: packets one by one, on the host and in the kernel, and a lab of network
+//! namespaces with real servers.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`build_packet`], [`decode`] | frames, written and read back |
+//! | [`sim`], [`kernel`] | what the data path runs on: host memory, or the kernel |
+//! | [`harness`], [`cases`] | one way to drive both, and what they must do |
+//! | [`lab`], [`demo`] | namespaces with real servers, and the demo that runs in them |
 
+pub mod build_packet;
+pub mod cases;
+pub mod decode;
 pub mod demo;
+pub mod harness;
+pub mod kernel;
 pub mod lab;
+pub mod sim;

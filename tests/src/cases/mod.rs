@@ -1,0 +1,207 @@
+//! What the data path does with packets, case by case; the same cases for every backend.
+//!
+//! The numbers in the comments are the rows of the packet table in Kube-OVN's terms: who talks to
+//! whom, by which interface, with which address before and after.
+
+mod dnat;
+mod fip;
+mod gateway;
+mod hairpin;
+mod life;
+mod limits;
+mod malformed;
+mod ports;
+mod snat;
+mod unmatched;
+
+pub use self::gateway::{Gateway, Seen, Sent};
+
+/// How many entries the session maps take, unless a case says otherwise.
+pub const CAPACITY: u32 = 1 << 14;
+
+/// One behaviour of the data path.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// What it shows, as a sentence.
+    pub name: &'static str,
+    /// Shows it, or panics.
+    pub run: fn(&mut Gateway<'_>),
+    /// How many entries the session maps take.
+    pub capacity: u32,
+    /// Whether the case holds over IPv4.
+    pub ipv4: bool,
+    /// Whether the case holds over IPv6.
+    pub ipv6: bool,
+}
+
+impl Case {
+    const fn new(name: &'static str, run: fn(&mut Gateway<'_>)) -> Self {
+        Self { name, run, capacity: CAPACITY, ipv4: true, ipv6: true }
+    }
+
+    /// The case is about something that IPv6 does not have.
+    const fn ipv4_only(self) -> Self {
+        Self { ipv6: false, ..self }
+    }
+
+    /// The case is about something that IPv4 does not have.
+    const fn ipv6_only(self) -> Self {
+        Self { ipv4: false, ..self }
+    }
+
+    /// The session maps take only this many entries.
+    const fn room_for(self, capacity: u32) -> Self {
+        Self { capacity, ..self }
+    }
+}
+
+/// Lists cases, each a function of its module, with what is special about it.
+macro_rules! cases {
+    ($($module:ident { $($name:ident $(.$special:ident($($value:literal)?))*,)+ })+) => {
+        /// All cases.
+        pub const CASES: &[Case] = &[$($(
+            Case::new(concat!(stringify!($module), "::", stringify!($name)), $module::$name)
+                $(.$special($($value)?))*,
+        )+)+];
+    };
+}
+
+cases! {
+    snat {
+        tcp_leaves_with_the_eip_and_the_answer_comes_back,
+        udp_leaves_with_the_eip_and_the_answer_comes_back,
+        ping_leaves_with_the_eip_and_the_answer_comes_back,
+        an_open_session_keeps_its_port_and_counts_both_directions,
+        the_rule_counts_its_packets,
+        the_longest_prefix_wins,
+        a_source_stays_with_its_member_of_the_pool,
+        the_members_of_a_pool_share_the_sources,
+        protocols_without_ports_keep_everything_but_the_address,
+        two_hosts_cannot_share_a_protocol_without_ports,
+        udp_lite_and_dccp_have_ports_too,
+        a_datagram_without_checksum_stays_without.ipv4_only(),
+        a_checksum_that_computes_to_zero_is_sent_as_all_ones,
+        fragments_are_refused,
+        ipv4_options_are_kept.ipv4_only(),
+        an_eip_is_for_the_external_interface_only,
+        type_of_service_and_identification_are_kept,
+    }
+    ports {
+        each_class_of_source_ports_is_kept,
+        an_icmp_id_may_become_any_other,
+        two_pingers_with_the_same_id_are_told_apart,
+        two_hosts_with_the_same_source_port_are_told_apart,
+        one_port_serves_many_remotes,
+        an_exhausted_range_refuses_and_other_remotes_go_on,
+        a_pool_overflows_to_its_other_members_before_it_refuses,
+        a_range_of_one_port_serves_one_flow_per_remote,
+        exhaustion_leaves_open_sessions_alone,
+        every_port_of_a_range_is_found,
+    }
+    unmatched {
+        a_source_without_rule_is_dropped_by_default,
+        a_source_without_rule_is_forwarded_if_asked,
+        a_source_without_rule_is_left_to_the_kernel_if_asked,
+        a_packet_straight_to_an_inside_address_is_dropped_by_default,
+        a_packet_straight_to_an_inside_address_is_left_to_the_kernel_if_asked,
+        a_forwarded_inbound_flow_is_pinned_and_its_answer_stays_untranslated,
+        an_eip_without_a_matching_rule_is_the_gateways_own,
+        nobody_reaches_a_snat_eip_unasked,
+        the_gateways_own_addresses_are_left_to_the_kernel,
+        traffic_between_vpc_networks_is_left_to_the_kernel,
+        an_unknown_policy_is_the_strict_one,
+    }
+    dnat {
+        the_outside_reaches_the_port_and_the_answer_comes_from_the_eip,
+        the_answer_keeps_the_dnat_eip_whatever_snat_says,
+        the_protocol_must_match,
+        the_port_must_match,
+        two_eips_to_the_same_backend_cannot_serve_one_client_port,
+        a_taken_tuple_is_rolled_back,
+        a_flow_from_inside_is_no_answer,
+        the_rule_counts_both_directions,
+        a_backend_outside_is_refused,
+        a_later_fragment_is_the_gateways_own,
+        a_first_fragment_is_refused,
+        a_removed_rule_no_longer_opens,
+        udp_and_tcp_of_one_port_are_two_rules,
+    }
+    fip {
+        any_protocol_comes_in_with_ports_kept,
+        any_protocol_goes_out_with_ports_kept,
+        no_state_is_kept,
+        a_floating_ip_wins_over_snat,
+        a_floating_ip_wins_over_dnat_on_its_eip,
+        fragments_pass_both_ways_and_reassemble,
+        ipv4_options_are_kept.ipv4_only(),
+        both_directions_count_for_the_rule,
+        an_open_session_wins_over_a_new_floating_ip,
+        a_removed_floating_ip_ends_at_once,
+        a_blackhole_route_stops_it,
+    }
+    hairpin {
+        a_plain_host_reaches_a_floating_ip,
+        a_plain_host_reaches_a_port_forward,
+        a_backend_reaches_itself_by_its_own_port_forward,
+        a_floating_ip_host_reaches_a_port_forward_with_its_own_eip,
+        a_floating_ip_host_reaches_its_own_eip,
+        two_floating_ip_hosts_reach_each_other_without_state,
+        a_ping_of_a_floating_ip_gets_a_new_id,
+        two_plain_hosts_with_one_source_port_are_told_apart,
+        a_protocol_without_ports_passes,
+        the_class_of_the_source_port_is_kept,
+        fragments_of_a_plain_host_are_refused,
+    }
+    limits {
+        the_last_hop_outbound_is_the_kernels,
+        the_last_hop_inbound_is_dropped,
+        the_last_hop_of_a_hairpin_is_dropped,
+        two_hops_are_enough,
+        too_big_for_the_interface_is_dropped,
+        just_as_big_as_the_interface_takes_is_forwarded,
+        a_full_table_refuses_and_leaves_the_others_alone.room_for(4),
+        a_full_table_leaves_no_half_session.room_for(3),
+        a_full_table_leaves_stateless_rules_alone.room_for(2),
+        nothing_passes_before_a_configuration,
+        a_route_change_is_followed_at_once_when_announced,
+        a_route_change_is_followed_soon_when_not_announced,
+        a_blackhole_route_stops_an_open_session,
+        a_blackhole_route_opens_no_session,
+        an_inside_address_that_is_outside_is_refused,
+    }
+    life {
+        a_forged_packet_from_outside_misses_the_session_of_the_inside,
+        a_forged_packet_from_inside_misses_the_answers_entry,
+        another_remote_does_not_get_in,
+        a_syn_reopens_a_closing_flow,
+        a_syn_on_an_open_flow_changes_nothing,
+        an_idle_session_ends_and_a_live_one_stays,
+        each_protocol_has_its_own_patience,
+        a_reset_from_outside_does_not_shorten_a_session,
+        a_reset_from_inside_shortens_a_session,
+        a_session_without_its_rule_ends,
+        a_half_without_its_other_half_ends_soon,
+        a_lost_half_of_a_port_forward_is_made_again,
+        a_swept_port_is_free_again,
+        sessions_opened_and_closed_are_counted,
+    }
+    malformed {
+        a_frame_cut_inside_a_header_is_dropped,
+        a_cut_frame_opens_no_session,
+        a_cut_frame_of_an_open_session_is_dropped,
+        a_payload_cut_short_is_not_our_business,
+        a_wrong_version_is_dropped,
+        a_short_header_length_is_dropped.ipv4_only(),
+        a_header_longer_than_the_frame_is_dropped.ipv4_only(),
+        another_ether_type_is_left_to_the_kernel,
+        a_vlan_tag_is_left_to_the_kernel,
+        frames_to_others_are_left_to_the_kernel,
+        groups_and_nobody_are_left_to_the_kernel.ipv4_only(),
+        a_broadcast_address_is_the_gateways_own.ipv4_only(),
+        a_link_local_address_is_left_to_the_kernel.ipv6_only(),
+        a_wrong_header_checksum_stays_wrong.ipv4_only(),
+        a_wrong_checksum_stays_wrong,
+        extension_headers_are_stepped_over.ipv6_only(),
+        too_many_extension_headers_are_dropped.ipv6_only(),
+    }
+}

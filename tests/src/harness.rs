@@ -1,0 +1,279 @@
+//! One way to drive the data path, whatever runs it: host code or the programs in the kernel.
+
+pub mod host;
+pub mod notation;
+pub mod pair;
+pub mod routes;
+
+use std::net::{IpAddr, SocketAddr};
+
+use gateway_common::family::{V4, V6};
+use gateway_common::records::{
+    ABI_VERSION, Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, RULE_NAME_BYTES,
+    Rule, RuleKind, Session, SnatKey, Timeouts, ticks_from_secs,
+};
+use gateway_common::tuple::{Direction, Tuple};
+use gateway_common::verdict::{DropReason, PassReason};
+
+use self::notation::{Entry, Flow, Notation, entry, tuple};
+use self::routes::{Links, MTU, Prefix, Target};
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Rewritten and sent on.
+    Forward,
+    /// Left to the kernel.
+    Pass(PassReason),
+    /// Gone.
+    Drop(DropReason),
+}
+
+/// What became of a frame, and where it went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Interface and neighbour; the kernel tells neither.
+    pub next_hop: Option<(u32, IpAddr)>,
+}
+
+/// A rule, without its family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NatRule {
+    /// A floating IP.
+    Fip {
+        /// The EIP.
+        eip: IpAddr,
+        /// The inside address.
+        inside: IpAddr,
+        /// Id of the rule.
+        id: u32,
+    },
+    /// A port forward.
+    Dnat {
+        /// The EIP and the external port.
+        external: SocketAddr,
+        /// Protocol number.
+        protocol: u8,
+        /// The inside address and port.
+        inside: SocketAddr,
+        /// Id of the rule.
+        id: u32,
+    },
+    /// The EIPs of a source prefix, each with the id of its rule.
+    Snat {
+        /// The source prefix.
+        prefix: Prefix,
+        /// The pool.
+        pool: Vec<(IpAddr, u32)>,
+    },
+}
+
+/// The maps of a family.
+pub trait Store<F: Notation> {
+    /// Writes or removes one entry of the FIP map.
+    fn set_fip(&mut self, key: &FipKey<F>, fip: Option<Fip<F>>);
+
+    /// Writes or removes one entry of the DNAT map.
+    fn set_dnat(&mut self, key: &DnatKey<F>, dnat: Option<Dnat<F>>);
+
+    /// Writes or removes one entry of the SNAT map.
+    fn set_snat(&mut self, key: &SnatKey<F>, pool: Option<Pool<F>>);
+
+    /// Writes or removes one session entry.
+    fn set_session(&mut self, key: &Tuple<F>, session: Option<Session<F>>);
+
+    /// Reads one session entry.
+    fn session(&mut self, key: &Tuple<F>) -> Option<Session<F>>;
+
+    /// Reads all session entries, in any order.
+    fn sessions(&mut self) -> Vec<(Tuple<F>, Session<F>)>;
+}
+
+/// A data path with its maps and routes.
+pub trait Backend {
+    /// What a person calls it.
+    fn name(&self) -> &'static str;
+
+    /// Indices of its interfaces.
+    fn links(&self) -> Links;
+
+    /// The configuration in force.
+    fn config(&self) -> Config;
+
+    /// Replaces the configuration.
+    fn configure(&mut self, config: Config);
+
+    /// The maps of IPv4.
+    fn v4(&mut self) -> &mut dyn Store<V4>;
+
+    /// The maps of IPv6.
+    fn v6(&mut self) -> &mut dyn Store<V6>;
+
+    /// Adds or removes an id in the map of rules.
+    fn set_rule(&mut self, id: u32, rule: Option<Rule>);
+
+    /// Adds or replaces a route until the next [`Backend::clear`].
+    fn set_route(&mut self, prefix: Prefix, target: Target);
+
+    /// Sends a frame through, which is rewritten in place.
+    ///
+    /// # Panics
+    /// The data path misbehaves: an unknown return code, a verdict that is not counted.
+    fn send(&mut self, direction: Direction, frame: &mut Vec<u8>) -> Delivery;
+
+    /// Length of the shortest IP frame that can be sent.
+    fn shortest(&self, ipv6: bool) -> usize;
+
+    /// Ends the sessions that are over. Returns how many.
+    fn sweep(&mut self) -> u32;
+
+    /// What a rule has counted since it was added.
+    fn rule_counter(&mut self, id: u32) -> Counter;
+
+    /// How often an event has been counted since the last [`Backend::clear`].
+    fn event(&mut self, index: u32) -> u64;
+
+    /// Forgets everything, so that another case can begin.
+    fn clear(&mut self);
+
+    /// Adds a rule.
+    fn add(&mut self, rule: &NatRule) {
+        for (id, kind) in rule.ids() {
+            self.set_rule(id, Some(record(kind)));
+        }
+        self.write(rule, true);
+    }
+
+    /// Removes a rule.
+    fn remove(&mut self, rule: &NatRule) {
+        self.write(rule, false);
+        for (id, _) in rule.ids() {
+            self.set_rule(id, None);
+        }
+    }
+
+    /// Writes a rule into the maps of its family or removes it.
+    fn write(&mut self, rule: &NatRule, present: bool) {
+        if rule.is_ipv4() {
+            write_rule(self.v4(), rule, present);
+        } else {
+            write_rule(self.v6(), rule, present);
+        }
+    }
+
+    /// All session entries, sorted.
+    fn sessions(&mut self) -> Vec<Entry> {
+        let v4 = self.v4().sessions().into_iter().map(|(key, value)| entry(&key, &value));
+        let mut entries: Vec<Entry> = v4.collect();
+        entries.extend(self.v6().sessions().iter().map(|(key, value)| entry(key, value)));
+        entries.sort_unstable();
+        entries
+    }
+
+    /// The session entry of a flow.
+    fn session(&mut self, flow: &Flow) -> Option<Entry> {
+        if let Some(key) = tuple::<V4>(flow) {
+            return self.v4().session(&key).map(|session| entry(&key, &session));
+        }
+        let key = tuple::<V6>(flow)?;
+        self.v6().session(&key).map(|session| entry(&key, &session))
+    }
+
+    /// Removes the session entry of a flow, if it is there.
+    fn forget(&mut self, flow: &Flow) {
+        if let Some(key) = tuple::<V4>(flow) {
+            self.v4().set_session(&key, None);
+        } else if let Some(key) = tuple::<V6>(flow) {
+            self.v6().set_session(&key, None);
+        }
+    }
+
+    /// Lets time pass: makes every session older.
+    fn advance(&mut self, seconds: u32) {
+        age(self.v4(), seconds);
+        age(self.v6(), seconds);
+    }
+}
+
+impl NatRule {
+    /// The ids of the rule, with their kind.
+    fn ids(&self) -> Vec<(u32, RuleKind)> {
+        match self {
+            Self::Fip { id, .. } => vec![(*id, RuleKind::Fip)],
+            Self::Dnat { id, .. } => vec![(*id, RuleKind::Dnat)],
+            Self::Snat { pool, .. } => pool.iter().map(|(_, id)| (*id, RuleKind::Snat)).collect(),
+        }
+    }
+
+    fn is_ipv4(&self) -> bool {
+        match self {
+            Self::Fip { eip, .. } => eip.is_ipv4(),
+            Self::Dnat { external, .. } => external.is_ipv4(),
+            Self::Snat { prefix, .. } => prefix.0.is_ipv4(),
+        }
+    }
+}
+
+fn record(kind: RuleKind) -> Rule {
+    Rule { kind: kind as u8, name_length: 0, zero: 0, name: [0; RULE_NAME_BYTES] }
+}
+
+fn address<F: Notation>(ip: IpAddr) -> F::Addr {
+    F::from_ip(ip).unwrap_or_else(|| panic!("{ip} is of another family than its rule"))
+}
+
+fn write_rule<F: Notation>(store: &mut dyn Store<F>, rule: &NatRule, present: bool) {
+    match rule {
+        NatRule::Fip { eip, inside, id } => {
+            let ends = [(*eip, *inside, Direction::Inbound), (*inside, *eip, Direction::Outbound)];
+            for (from, to, direction) in ends {
+                let key = FipKey { address: address::<F>(from), direction: direction as u32 };
+                let fip = Fip { peer: address::<F>(to), rule: *id };
+                store.set_fip(&key, present.then_some(fip));
+            }
+        }
+        NatRule::Dnat { external, protocol, inside, id } => {
+            let eip = address::<F>(external.ip());
+            let key = DnatKey { eip, port: external.port(), protocol: *protocol, zero: 0 };
+            let backend = address::<F>(inside.ip());
+            let dnat = Dnat { address: backend, port: inside.port(), zero: 0, rule: *id };
+            store.set_dnat(&key, present.then_some(dnat));
+        }
+        NatRule::Snat { prefix, pool } => {
+            let key = SnatKey { prefix_len: prefix.1, network: address::<F>(prefix.0) };
+            let mut value = Pool { length: pool.len() as u32, ..Pool::default() };
+            for (member, (eip, id)) in value.members.iter_mut().zip(pool) {
+                *member = PoolMember { eip: address::<F>(*eip), rule: *id };
+            }
+            store.set_snat(&key, present.then_some(value));
+        }
+    }
+}
+
+fn age<F: Notation>(store: &mut dyn Store<F>, seconds: u32) {
+    for (key, session) in store.sessions() {
+        let last_seen = session.last_seen.wrapping_sub(ticks_from_secs(seconds));
+        store.set_session(&key, Some(Session { last_seen, ..session }));
+    }
+}
+
+/// The configuration that every case begins with.
+#[must_use]
+pub fn config(links: &Links) -> Config {
+    Config {
+        generation: 1,
+        abi_version: ABI_VERSION,
+        internal_ifindex: links.internal,
+        external_ifindex: links.external,
+        internal_mtu: MTU,
+        external_mtu: MTU,
+        routing: 1,
+        port_low: 1024,
+        port_high: u16::MAX,
+        unmatched: 0,
+        zero: 0,
+        timeouts: Timeouts::default(),
+    }
+}

@@ -1,0 +1,216 @@
+//! The pipeline of `gateway-common` in host memory, with what the programs do around it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use gateway_common::expire;
+use gateway_common::family::{V4, V6};
+use gateway_common::packet::HostPacket;
+use gateway_common::pipeline::{Arrival, process};
+use gateway_common::records::{
+    Config, Counter, Dnat, DnatKey, Fip, FipKey, ORIGINAL, Pool, Rule, Session, SnatKey,
+    ticks_from_secs,
+};
+use gateway_common::session::elapsed;
+use gateway_common::tuple::{Direction, Tuple};
+use gateway_common::verdict::{PassReason, Verdict};
+
+use super::notation::Notation;
+use super::routes::{Links, Prefix, Routes, Target, ingress_mac};
+use super::{Backend, Delivery, Outcome, Store, config};
+use crate::sim::SimTables;
+
+/// Any time will do.
+const NOW: u32 = 0x0100_0000;
+
+/// How long an entry without its other half is left alone, as in the sweep programs.
+const ORPHAN_TICKS: u32 = ticks_from_secs(10);
+
+/// The data path on the host.
+#[derive(Debug)]
+pub struct Host {
+    /// Maps of IPv4.
+    pub v4: SimTables<V4>,
+    /// Maps of IPv6.
+    pub v6: SimTables<V6>,
+    config: Config,
+    links: Links,
+    capacity: usize,
+    rules: BTreeMap<u32, Rule>,
+}
+
+impl Host {
+    /// A gateway with these interfaces, whose session maps take `capacity` entries each.
+    #[must_use]
+    pub fn new(links: Links, capacity: u32) -> Self {
+        let capacity = capacity as usize;
+        let routes = Rc::new(Routes::of(&links));
+        Self {
+            v4: SimTables::new(Rc::clone(&routes), capacity),
+            v6: SimTables::new(routes, capacity),
+            config: config(&links),
+            links,
+            capacity,
+            rules: BTreeMap::new(),
+        }
+    }
+}
+
+fn deliver<F: Notation>(
+    tables: &mut SimTables<F>,
+    config: &Config,
+    arrival: &Arrival,
+    frame: &mut [u8],
+) -> Delivery {
+    tables.begin();
+    let for_this_host = frame[..6] == ingress_mac(arrival.direction);
+    let mut packet = HostPacket { bytes: frame, for_this_host };
+    match process(&mut packet, tables, config, arrival) {
+        Verdict::Forward(hop) => Delivery {
+            outcome: Outcome::Forward,
+            next_hop: Some((hop.ifindex, F::to_ip(hop.address))),
+        },
+        Verdict::Pass(reason) => Delivery { outcome: Outcome::Pass(reason), next_hop: None },
+        Verdict::Drop(reason) => Delivery { outcome: Outcome::Drop(reason), next_hop: None },
+    }
+}
+
+impl Backend for Host {
+    fn name(&self) -> &'static str {
+        "host"
+    }
+
+    fn links(&self) -> Links {
+        self.links
+    }
+
+    fn config(&self) -> Config {
+        self.config
+    }
+
+    fn configure(&mut self, config: Config) {
+        self.config = config;
+    }
+
+    fn v4(&mut self) -> &mut dyn Store<V4> {
+        &mut self.v4
+    }
+
+    fn v6(&mut self) -> &mut dyn Store<V6> {
+        &mut self.v6
+    }
+
+    fn set_rule(&mut self, id: u32, rule: Option<Rule>) {
+        match rule {
+            Some(rule) => self.rules.insert(id, rule),
+            None => self.rules.remove(&id),
+        };
+    }
+
+    fn set_route(&mut self, prefix: Prefix, target: Target) {
+        let mut routes = Routes::clone(&self.v4.routes);
+        routes.set(prefix, target);
+        let routes = Rc::new(routes);
+        self.v4.routes = Rc::clone(&routes);
+        self.v6.routes = routes;
+    }
+
+    fn send(&mut self, direction: Direction, frame: &mut Vec<u8>) -> Delivery {
+        let arrival = Arrival {
+            now: NOW,
+            ifindex: self.links.ingress(direction),
+            direction,
+            frame_bytes: frame.len() as u32,
+        };
+        // As the kernel's `eth_type_trans` sets `skb->protocol`; a tag is still in the frame.
+        match u16::from_be_bytes([frame[12], frame[13]]) {
+            0x0800 => deliver(&mut self.v4, &self.config, &arrival, frame),
+            0x86dd => deliver(&mut self.v6, &self.config, &arrival, frame),
+            _ => Delivery { outcome: Outcome::Pass(PassReason::NotIp), next_hop: None },
+        }
+    }
+
+    fn shortest(&self, _ipv6: bool) -> usize {
+        14
+    }
+
+    fn sweep(&mut self) -> u32 {
+        let active = |id| self.rules.contains_key(&id);
+        sweep(&mut self.v4, &self.config, active) + sweep(&mut self.v6, &self.config, active)
+    }
+
+    fn rule_counter(&mut self, id: u32) -> Counter {
+        let [v4, v6] = [&self.v4.rule_counters, &self.v6.rule_counters]
+            .map(|counters| counters.get(&id).copied().unwrap_or_default());
+        Counter { packets: v4.packets + v6.packets, bytes: v4.bytes + v6.bytes }
+    }
+
+    fn event(&mut self, index: u32) -> u64 {
+        [&self.v4.events, &self.v6.events].iter().filter_map(|events| events.get(&index)).sum()
+    }
+
+    fn clear(&mut self) {
+        *self = Self::new(self.links, self.capacity as u32);
+    }
+}
+
+/// What the sweep programs do, decided by [`expire::is_expired`].
+fn sweep<F: Notation>(
+    tables: &mut SimTables<F>,
+    config: &Config,
+    active: impl Fn(u32) -> bool,
+) -> u32 {
+    let mut ended = 0;
+    for (key, session) in tables.sessions.clone() {
+        let opposite_key = session.opposite(&key);
+        let opposite = tables.sessions.get(&opposite_key);
+        let over = if session.flags & ORIGINAL == 0 {
+            opposite.is_none() && elapsed(NOW, session.last_seen) > ORPHAN_TICKS
+        } else {
+            let reply = opposite.unwrap_or(&session);
+            let (protocol, direction) = (key.protocol, key.direction);
+            (session.rule != 0 && !active(session.rule))
+                || expire::is_expired(protocol, direction, &session, reply, &config.timeouts, NOW)
+        };
+        if over {
+            tables.sessions.remove(&opposite_key);
+            tables.sessions.remove(&key);
+            ended += u32::from(session.flags & ORIGINAL != 0);
+        }
+    }
+    ended
+}
+
+/// Writes or removes an entry of an ordered map.
+fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    };
+}
+
+impl<F: Notation> Store<F> for SimTables<F> {
+    fn set_fip(&mut self, key: &FipKey<F>, fip: Option<Fip<F>>) {
+        set(&mut self.fips, *key, fip);
+    }
+
+    fn set_dnat(&mut self, key: &DnatKey<F>, dnat: Option<Dnat<F>>) {
+        set(&mut self.dnats, *key, dnat);
+    }
+
+    fn set_snat(&mut self, key: &SnatKey<F>, pool: Option<Pool<F>>) {
+        set(&mut self.snats, *key, pool);
+    }
+
+    fn set_session(&mut self, key: &Tuple<F>, session: Option<Session<F>>) {
+        set(&mut self.sessions, *key, session);
+    }
+
+    fn session(&mut self, key: &Tuple<F>) -> Option<Session<F>> {
+        self.sessions.get(key).copied()
+    }
+
+    fn sessions(&mut self) -> Vec<(Tuple<F>, Session<F>)> {
+        self.sessions.iter().map(|(key, session)| (*key, *session)).collect()
+    }
+}

@@ -1,0 +1,155 @@
+//! Both data paths side by side: every packet goes through the kernel first, then through the host.
+
+use gateway_common::family::{V4, V6};
+use gateway_common::mapping::{PortRange, has_port_classes};
+use gateway_common::records::Config;
+use gateway_common::tuple::Direction;
+
+use super::host::Host;
+use super::notation::{Entry, Flow, Notation, flow};
+use super::{Backend, Outcome};
+use crate::decode::{Decoded, decode, describe};
+use crate::kernel::Tc;
+use crate::sim::{Choice, Random, SimTables};
+
+/// The programs in the kernel and the host code, with the same rules, routes and sessions.
+pub struct Pair<'a> {
+    /// The programs.
+    pub kernel: &'a mut Tc,
+    /// The host code.
+    pub host: Host,
+}
+
+impl<'a> Pair<'a> {
+    /// Two empty gateways whose session maps take `capacity` entries each.
+    pub fn new(kernel: &'a mut Tc, capacity: u32) -> Self {
+        kernel.clear();
+        let host = Host::new(kernel.links(), capacity);
+        Self { kernel, host }
+    }
+
+    /// Does the same to both.
+    pub fn both(&mut self, change: impl Fn(&mut dyn Backend)) {
+        change(&mut *self.kernel);
+        change(&mut self.host);
+    }
+
+    /// Sends a frame through both. Returns what became of it.
+    ///
+    /// # Errors
+    /// They differ in verdict, reason, bytes or in a session entry that the packet asked for; the
+    /// error shows how.
+    pub fn send(
+        &mut self,
+        direction: Direction,
+        frame: &[u8],
+    ) -> Result<(Outcome, Vec<u8>), String> {
+        let (mut in_kernel, mut on_host) = (frame.to_vec(), frame.to_vec());
+        let complain = |what: &str, kernel: &dyn std::fmt::Debug, host: &dyn std::fmt::Debug| {
+            format!("{what}: kernel {kernel:?}, host {host:?}\n{direction:?} {}", describe(frame))
+        };
+        let outcome = self
+            .kernel
+            .deliver(direction, &mut in_kernel, None)
+            .map_err(|error| format!("{error:#}\n{direction:?} {}", describe(frame)))?;
+        self.follow(frame, &in_kernel, outcome);
+        let host = self.host.send(direction, &mut on_host).outcome;
+        if outcome != host {
+            return Err(complain("verdict", &outcome, &host));
+        }
+        if in_kernel != on_host {
+            let frames = format!(
+                "kernel {}\nhost   {}\nkernel {in_kernel:02x?}\nhost   {on_host:02x?}",
+                describe(&in_kernel),
+                describe(&on_host)
+            );
+            return Err(complain("bytes", &"see", &"below") + "\n" + &frames);
+        }
+        for flow in self.touched() {
+            let [kernel, host] = [self.kernel.session(&flow), self.host.session(&flow)]
+                .map(|entry| entry.map(Entry::timeless));
+            if kernel != host {
+                return Err(complain("session", &kernel, &host));
+            }
+        }
+        self.choice_is_plausible().map_err(|why| complain(&why, &outcome, &host))?;
+        Ok((outcome, in_kernel))
+    }
+
+    /// Lets the host choose the external port that the kernel chose.
+    fn follow(&mut self, before: &[u8], after: &[u8], outcome: Outcome) {
+        let (before, after) = (decode(before), decode(after));
+        let chosen = (outcome == Outcome::Forward).then_some(after.as_ref().ok()).flatten();
+        let config = self.host.config();
+        self.host.v4.random = choice::<V4>(before.as_ref().ok(), chosen, &config);
+        self.host.v6.random = choice::<V6>(before.as_ref().ok(), chosen, &config);
+    }
+
+    fn touched(&self) -> Vec<Flow> {
+        let v4 = self.host.v4.touched.iter().map(flow);
+        let mut flows: Vec<Flow> = v4.chain(self.host.v6.touched.iter().map(flow)).collect();
+        flows.sort_unstable();
+        flows.dedup();
+        flows
+    }
+
+    /// Whether the kernel had cause to pass over so many ports.
+    fn choice_is_plausible(&self) -> Result<(), String> {
+        for (free, taken) in [passed_over(&self.host.v4), passed_over(&self.host.v6)] {
+            if free > taken {
+                return Err(format!("the kernel passed over {free} free and {taken} taken ports"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares all sessions but for the time of their last packet. Returns how many entries there are.
+    ///
+    /// # Errors
+    /// They differ; the error names the first few.
+    pub fn compare_sessions(&mut self) -> Result<usize, String> {
+        let [kernel, host] = [self.kernel.sessions(), self.host.sessions()]
+            .map(|entries| entries.into_iter().map(Entry::timeless).collect::<Vec<_>>());
+        if kernel == host {
+            return Ok(kernel.len());
+        }
+        let only = |these: &[Entry], those: &[Entry]| {
+            let missing = these.iter().filter(|entry| those.binary_search(entry).is_err()).take(3);
+            missing.map(|entry| format!("\n  {entry:?}")).collect::<String>()
+        };
+        Err(format!(
+            "{} sessions in the kernel, {} on the host; only in the kernel:{}\nonly on the host:{}",
+            kernel.len(),
+            host.len(),
+            only(&kernel, &host),
+            only(&host, &kernel)
+        ))
+    }
+}
+
+fn passed_over<F: Notation>(tables: &SimTables<F>) -> (u32, u32) {
+    match &tables.random {
+        Random::Xorshift(_) => (0, 0),
+        Random::Follow(choice) => (choice.free, choice.taken),
+    }
+}
+
+/// The choice that turned `before` into `after`.
+fn choice<F: Notation>(
+    before: Option<&Decoded>,
+    after: Option<&Decoded>,
+    config: &Config,
+) -> Random<F> {
+    let external = after.and_then(|after| {
+        let from = after.from();
+        Some((F::from_ip(from.ip())?, from.port()))
+    });
+    let seed = before.zip(external).map_or(0, |(before, (_, port))| {
+        let classes = has_port_classes(before.protocol);
+        let range = PortRange::for_source(classes, before.from().port(), config);
+        // The inverse of `PortRange::candidate`: the first seed that falls on the port.
+        let offset = u64::from(port.saturating_sub(range.candidate(0)));
+        ((offset << 32).div_ceil(u64::from(range.size()))) as u32
+    });
+    Random::Follow(Choice { seed, external, taken: 0, free: 0 })
+}

@@ -1,0 +1,310 @@
+//! The programs in the kernel, run on single frames by `BPF_PROG_TEST_RUN`.
+//!
+//! [`run`] makes a network namespace on a thread of its own, loads the object that
+//! `cargo xtask build-ebpf` made, with maps that nobody else sees, and hands out a [`Tc`].
+
+mod maps;
+mod namespace;
+mod test_run;
+
+use std::net::IpAddr;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use gateway_common::family::{V4, V6};
+use gateway_common::records::{Config, Counter, Rule};
+use gateway_common::tuple::Direction;
+use gateway_common::verdict::{DropReason, PassReason};
+
+use self::maps::{FamilyMaps, Raw, sum};
+use self::test_run::{Answer, Frame};
+use crate::harness::routes::{Links, Prefix, Routes, Target};
+use crate::harness::{Backend, Delivery, Outcome, Store, config};
+
+/// Where the object is.
+pub const OBJECT: &str = "VPC_GATEWAY_EBPF_OBJECT";
+
+/// With this set to 1, a missing precondition is a failure.
+pub const REQUIRE: &str = "GATEWAY_REQUIRE_KERNEL";
+
+const FORWARDED: u32 = 7;
+const PASSED: u32 = 0;
+const DROPPED: u32 = 2;
+
+/// What differs between two loads of the object.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How many entries a session map takes.
+    pub capacity: u32,
+}
+
+/// Runs `work` on the programs in the kernel, or prints why it is skipped.
+///
+/// # Panics
+/// `work` does, or a precondition is missing and [`REQUIRE`] is 1.
+pub fn run(options: Options, work: impl FnOnce(&mut Tc) + Send) {
+    match object() {
+        Ok(object) => std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                let mut tc = Tc::load(&object, options).expect("programs in a new namespace");
+                work(&mut tc);
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }),
+        Err(error) if std::env::var(REQUIRE).is_ok_and(|value| value == "1") => {
+            panic!("{REQUIRE}=1, but {error:#}")
+        }
+        Err(error) => println!("skipped: {error:#}"),
+    }
+}
+
+/// The eBPF object, if it and the privilege to load it are there.
+///
+/// # Errors
+/// One line that says what is missing.
+pub fn object() -> Result<Vec<u8>> {
+    ensure!(nix::unistd::geteuid().is_root(), "programs in the kernel need root");
+    let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/ebpf/vpc-gateway.o");
+    let path = std::env::var_os(OBJECT).map_or(default, PathBuf::from);
+    std::fs::read(&path).with_context(|| {
+        format!(
+            "no eBPF object at {}: run `cargo xtask build-ebpf`, or set {OBJECT}",
+            path.display()
+        )
+    })
+}
+
+/// The TC programs with maps, interfaces and routes of their own.
+pub struct Tc {
+    ebpf: Ebpf,
+    links: Links,
+    config: Array<MapData, Raw<Config>>,
+    rules: HashMap<MapData, u32, Raw<Rule>>,
+    rule_counters: PerCpuArray<MapData, Raw<Counter>>,
+    counters: PerCpuArray<MapData, Raw<Counter>>,
+    v4: FamilyMaps<V4>,
+    v6: FamilyMaps<V6>,
+    /// What [`Tc::counters`] holds, as far as this side has read it.
+    known: Vec<Counter>,
+    /// Events before the case that runs.
+    before: Vec<u64>,
+    changed_routes: Vec<Prefix>,
+    /// Whether frames arrive with a checksum that the hardware has summed up.
+    pub checksum_complete: bool,
+}
+
+/// Takes a map out of the loaded object.
+fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M> {
+    let map = ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))?;
+    M::try_from(map).with_context(|| format!("map {name} is of another kind"))
+}
+
+impl Tc {
+    /// Moves this thread into a new namespace and loads the object there.
+    fn load(object: &[u8], options: Options) -> Result<Self> {
+        let links = namespace::enter()?;
+        let mut loader = EbpfLoader::new();
+        for sessions in ["SESSIONS_V4", "SESSIONS_V6"] {
+            loader.map_max_entries(sessions, options.capacity);
+        }
+        let mut ebpf = loader.load(object).context("failed to load the eBPF object")?;
+        for name in ["tc_internal", "tc_external", "sweep_v4", "sweep_v6"] {
+            let program: &mut SchedClassifier = ebpf
+                .program_mut(name)
+                .with_context(|| format!("the object has no program {name}"))?
+                .try_into()?;
+            program.load().with_context(|| format!("failed to load {name}"))?;
+        }
+        let slots = gateway_common::verdict::COUNTERS as usize;
+        let mut tc = Self {
+            links,
+            config: take(&mut ebpf, "CONFIG")?,
+            rules: take(&mut ebpf, "RULES")?,
+            rule_counters: take(&mut ebpf, "RULE_COUNTERS")?,
+            counters: take(&mut ebpf, "COUNTERS")?,
+            v4: FamilyMaps::take(&mut ebpf)?,
+            v6: FamilyMaps::take(&mut ebpf)?,
+            ebpf,
+            known: vec![Counter::default(); slots],
+            before: vec![0; slots],
+            changed_routes: Vec::new(),
+            checksum_complete: false,
+        };
+        tc.configure(config(&links));
+        Ok(tc)
+    }
+
+    /// Runs a program on a frame.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn run(&self, program: &'static str, frame: &Frame<'_>) -> Result<Answer> {
+        let program: &SchedClassifier =
+            self.ebpf.program(program).ok_or_else(|| anyhow!("no {program}"))?.try_into()?;
+        test_run::run(program.fd()?.as_fd(), frame)
+    }
+
+    /// Sends a frame whose segments are `segment_bytes` long each.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the program misbehaves.
+    pub fn deliver(
+        &mut self,
+        direction: Direction,
+        frame: &mut Vec<u8>,
+        segment_bytes: Option<u32>,
+    ) -> Result<Outcome> {
+        let program = match direction {
+            Direction::Outbound => "tc_internal",
+            Direction::Inbound => "tc_external",
+        };
+        let input = Frame {
+            bytes: frame,
+            ifindex: self.links.ingress(direction),
+            segment_bytes,
+            checksum_complete: self.checksum_complete,
+        };
+        let answer = self.run(program, &input)?;
+        let bytes = frame.len() as u64;
+        *frame = answer.bytes;
+        match answer.code {
+            FORWARDED => Ok(Outcome::Forward),
+            PASSED => {
+                let reasons = PassReason::ALL.iter().map(|reason| (*reason, reason.counter()));
+                self.counted(reasons, bytes).map(Outcome::Pass)
+            }
+            DROPPED => {
+                let reasons = DropReason::ALL.iter().map(|reason| (*reason, reason.counter()));
+                self.counted(reasons, bytes).map(Outcome::Drop)
+            }
+            code => bail!("{program} returned {code}"),
+        }
+    }
+
+    /// The one reason whose counter has gone up.
+    fn counted<R: Copy + std::fmt::Debug>(
+        &mut self,
+        reasons: impl Iterator<Item = (R, u32)>,
+        bytes: u64,
+    ) -> Result<R> {
+        let mut changed = Vec::new();
+        for (reason, index) in reasons {
+            let now = sum(&self.counters, index)?;
+            let known = &mut self.known[index as usize];
+            if now != *known {
+                let step = (now.packets - known.packets, now.bytes - known.bytes);
+                changed.push((reason, step));
+                *known = now;
+            }
+        }
+        match changed[..] {
+            [(reason, step)] if step == (1, bytes) => Ok(reason),
+            _ => bail!("one packet of {bytes} bytes is counted as {changed:?}"),
+        }
+    }
+}
+
+impl Backend for Tc {
+    fn name(&self) -> &'static str {
+        "tc"
+    }
+
+    fn links(&self) -> Links {
+        self.links
+    }
+
+    fn config(&self) -> Config {
+        self.config.get(&0, 0).expect("CONFIG").0
+    }
+
+    fn configure(&mut self, config: Config) {
+        self.config.set(0, Raw(config), 0).expect("CONFIG");
+    }
+
+    fn v4(&mut self) -> &mut dyn Store<V4> {
+        &mut self.v4
+    }
+
+    fn v6(&mut self) -> &mut dyn Store<V6> {
+        &mut self.v6
+    }
+
+    fn set_rule(&mut self, id: u32, rule: Option<Rule>) {
+        match rule {
+            Some(rule) => {
+                maps::zero(&mut self.rule_counters, id).expect("RULE_COUNTERS");
+                self.rules.insert(id, Raw(rule), 0).expect("RULES");
+            }
+            None => self.rules.remove(&id).expect("RULES"),
+        }
+    }
+
+    fn set_route(&mut self, prefix: Prefix, target: Target) {
+        namespace::set_route(&self.links, prefix, target).expect("a route");
+        self.changed_routes.push(prefix);
+    }
+
+    fn send(&mut self, direction: Direction, frame: &mut Vec<u8>) -> Delivery {
+        let outcome = self.deliver(direction, frame, None).expect("a test run");
+        Delivery { outcome, next_hop: None }
+    }
+
+    fn shortest(&self, ipv6: bool) -> usize {
+        // Kernels from 6.18 on answer EINVAL if there is no whole IP header.
+        if ipv6 { 14 + 40 } else { 14 + 20 }
+    }
+
+    fn sweep(&mut self) -> u32 {
+        let frame = Frame {
+            bytes: &[0; 64],
+            ifindex: self.links.internal,
+            segment_bytes: None,
+            checksum_complete: false,
+        };
+        ["sweep_v4", "sweep_v6"].map(|name| self.run(name, &frame).expect(name).code).iter().sum()
+    }
+
+    fn rule_counter(&mut self, id: u32) -> Counter {
+        sum(&self.rule_counters, id).expect("RULE_COUNTERS")
+    }
+
+    fn event(&mut self, index: u32) -> u64 {
+        sum(&self.counters, index).expect("COUNTERS").packets - self.before[index as usize]
+    }
+
+    fn clear(&mut self) {
+        self.v4.clear();
+        self.v6.clear();
+        let ids: Vec<u32> = self.rules.keys().collect::<Result<_, _>>().expect("RULES");
+        for id in ids {
+            self.rules.remove(&id).expect("RULES");
+        }
+        let base = Routes::of(&self.links);
+        for prefix in std::mem::take(&mut self.changed_routes) {
+            namespace::reset_route(&self.links, prefix, &base).expect("a route");
+        }
+        for index in 0..self.before.len() {
+            let counter = sum(&self.counters, index as u32).expect("COUNTERS");
+            self.before[index] = counter.packets;
+        }
+        self.configure(config(&self.links));
+    }
+}
+
+/// The name of an interface.
+fn name(links: &Links, ifindex: u32) -> &'static str {
+    match ifindex {
+        index if index == links.internal => "eth0",
+        index if index == links.external => "net1",
+        _ => "aux0",
+    }
+}
+
+/// An address and its length, as `ip` takes them.
+fn text((address, length): (IpAddr, u32)) -> String {
+    format!("{address}/{length}")
+}

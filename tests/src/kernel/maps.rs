@@ -1,0 +1,146 @@
+//! The maps of a loaded object.
+#![allow(unsafe_code, reason = "values of maps as bytes")]
+
+use anyhow::{Context as _, Result};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::util::nr_cpus;
+use aya::{Ebpf, Pod};
+use gateway_common::family::{Family, V4, V6};
+use gateway_common::records::{
+    Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, Record, Rule, Session, SnatKey,
+};
+use gateway_common::tuple::Tuple;
+
+use super::take;
+use crate::harness::Store;
+use crate::harness::notation::Notation;
+
+/// A record as aya wants it.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub(super) struct Raw<T>(pub(super) T);
+
+/// Declares that records may be read and written as bytes.
+macro_rules! pods {
+    ($($single:ty),+; $($family:ident),+) => {
+        $(
+            // SAFETY: a `Record` is `repr(C)`, without padding, valid for every bit pattern.
+            unsafe impl Pod for Raw<$single> {}
+            const _: () = is_record::<$single>();
+        )+
+        $(
+            // SAFETY: `V4` and `V6` are the only families, and for both this is a `Record`.
+            unsafe impl<F: Family> Pod for Raw<$family<F>> {}
+            const _: () = is_record::<$family<V4>>();
+            const _: () = is_record::<$family<V6>>();
+        )+
+    };
+}
+
+const fn is_record<T: Record>() {}
+
+pods!(Config, Counter, Rule; Dnat, DnatKey, Fip, FipKey, Pool, Session, Tuple);
+
+/// The maps of one family.
+pub(super) struct FamilyMaps<F: Notation> {
+    sessions: HashMap<MapData, Raw<Tuple<F>>, Raw<Session<F>>>,
+    fips: HashMap<MapData, Raw<FipKey<F>>, Raw<Fip<F>>>,
+    dnats: HashMap<MapData, Raw<DnatKey<F>>, Raw<Dnat<F>>>,
+    snats: LpmTrie<MapData, F::Octets, Raw<Pool<F>>>,
+}
+
+impl<F: Notation> FamilyMaps<F> {
+    /// Takes them out of the loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        let named = |map: &str| format!("{map}_{}", F::SUFFIX);
+        Ok(Self {
+            sessions: take(ebpf, &named("SESSIONS"))?,
+            fips: take(ebpf, &named("FIPS"))?,
+            dnats: take(ebpf, &named("DNATS"))?,
+            snats: take(ebpf, &named("SNATS"))?,
+        })
+    }
+
+    /// Empties them.
+    pub(super) fn clear(&mut self) {
+        empty(&mut self.sessions);
+        empty(&mut self.fips);
+        empty(&mut self.dnats);
+        let keys: Vec<_> = self.snats.keys().collect::<Result<_, _>>().expect("keys");
+        for key in keys {
+            self.snats.remove(&key).expect("a key that is there");
+        }
+    }
+}
+
+fn empty<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>) {
+    let keys: Vec<_> = map.keys().collect::<Result<_, _>>().expect("keys");
+    for key in keys {
+        map.remove(&key).expect("a key that is there");
+    }
+}
+
+fn set<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => map.insert(key, value, 0).expect("room in the map"),
+        None => gone(map.remove(&key)),
+    }
+}
+
+/// Removing what is not there is no error.
+fn gone(result: Result<(), MapError>) {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => {}
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => panic!("failed to remove an entry: {error}"),
+    }
+}
+
+impl<F: Notation> Store<F> for FamilyMaps<F> {
+    fn set_fip(&mut self, key: &FipKey<F>, fip: Option<Fip<F>>) {
+        set(&mut self.fips, Raw(*key), fip.map(Raw));
+    }
+
+    fn set_dnat(&mut self, key: &DnatKey<F>, dnat: Option<Dnat<F>>) {
+        set(&mut self.dnats, Raw(*key), dnat.map(Raw));
+    }
+
+    fn set_snat(&mut self, key: &SnatKey<F>, pool: Option<Pool<F>>) {
+        let key = Key::new(key.prefix_len, F::octets(key.network));
+        match pool {
+            Some(pool) => self.snats.insert(&key, Raw(pool), 0).expect("room in the map"),
+            None => gone(self.snats.remove(&key)),
+        }
+    }
+
+    fn set_session(&mut self, key: &Tuple<F>, session: Option<Session<F>>) {
+        set(&mut self.sessions, Raw(*key), session.map(Raw));
+    }
+
+    fn session(&mut self, key: &Tuple<F>) -> Option<Session<F>> {
+        self.sessions.get(&Raw(*key), 0).ok().map(|session| session.0)
+    }
+
+    fn sessions(&mut self) -> Vec<(Tuple<F>, Session<F>)> {
+        let entries = self.sessions.iter().map(|entry| entry.map(|(key, value)| (key.0, value.0)));
+        entries.collect::<Result<_, _>>().expect("entries")
+    }
+}
+
+/// A counter over all CPUs.
+pub(super) fn sum(map: &PerCpuArray<MapData, Raw<Counter>>, index: u32) -> Result<Counter> {
+    let values = map.get(&index, 0).with_context(|| format!("counter {index}"))?;
+    Ok(values.iter().fold(Counter::default(), |sum, value| Counter {
+        packets: sum.packets + value.0.packets,
+        bytes: sum.bytes + value.0.bytes,
+    }))
+}
+
+/// Sets a counter to zero on all CPUs.
+pub(super) fn zero(map: &mut PerCpuArray<MapData, Raw<Counter>>, index: u32) -> Result<()> {
+    let cpus = nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))?;
+    let zeros = PerCpuValues::try_from(vec![Raw(Counter::default()); cpus])?;
+    map.set(index, zeros, 0).context("failed to write a counter")
+}

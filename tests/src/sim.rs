@@ -1,0 +1,195 @@
+//! The maps, the routing table and the random numbers of a gateway, in host memory.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use gateway_common::records::{
+    Counter, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, Session, SnatKey,
+};
+use gateway_common::tables::{ClaimError, Route, RouteQuery, Tables};
+use gateway_common::tuple::Tuple;
+use gateway_common::verdict::NextHop;
+
+use crate::harness::notation::Notation;
+use crate::harness::routes::{Routes, Target};
+
+/// Where the random numbers of [`SimTables`] come from.
+#[derive(Clone, Debug)]
+pub enum Random<F: Notation> {
+    /// A xorshift generator in this state, which is not 0.
+    Xorshift(u32),
+    /// The choice that was made elsewhere: see [`Choice`].
+    Follow(Choice<F>),
+}
+
+/// An external endpoint that another run of the same packet has chosen.
+///
+/// The first candidate for a port is the chosen one, and every other external endpoint counts as
+/// taken, so that this run ends like the other. How often that was a lie is counted.
+#[derive(Clone, Debug)]
+pub struct Choice<F: Notation> {
+    /// A seed whose first candidate is the chosen port.
+    pub seed: u32,
+    /// The chosen address and port; `None` if no port was found.
+    pub external: Option<(F::Addr, u16)>,
+    /// External endpoints refused because they are taken.
+    pub taken: u32,
+    /// External endpoints refused although they are free.
+    pub free: u32,
+}
+
+/// What a gateway knows, in ordered maps.
+#[derive(Clone, Debug)]
+pub struct SimTables<F: Notation> {
+    /// Both entries of every session.
+    pub sessions: BTreeMap<Tuple<F>, Session<F>>,
+    /// How many entries [`SimTables::sessions`] takes.
+    pub capacity: usize,
+    /// FIP rules.
+    pub fips: BTreeMap<FipKey<F>, Fip<F>>,
+    /// DNAT rules.
+    pub dnats: BTreeMap<DnatKey<F>, Dnat<F>>,
+    /// SNAT rules.
+    pub snats: BTreeMap<SnatKey<F>, Pool<F>>,
+    /// The routing table.
+    pub routes: Rc<Routes>,
+    /// The source of random numbers.
+    pub random: Random<F>,
+    /// Packets and bytes by rule.
+    pub rule_counters: BTreeMap<u32, Counter>,
+    /// Events by counter.
+    pub events: BTreeMap<u32, u64>,
+    /// Keys of the session entries that were asked for since this was last emptied.
+    pub touched: Vec<Tuple<F>>,
+    /// Whether the next claims are for an external port.
+    choosing: bool,
+}
+
+impl<F: Notation> SimTables<F> {
+    /// Empty tables over a routing table.
+    #[must_use]
+    pub fn new(routes: Rc<Routes>, capacity: usize) -> Self {
+        Self {
+            sessions: BTreeMap::new(),
+            capacity,
+            fips: BTreeMap::new(),
+            dnats: BTreeMap::new(),
+            snats: BTreeMap::new(),
+            routes,
+            random: Random::Xorshift(0x2545_f491),
+            rule_counters: BTreeMap::new(),
+            events: BTreeMap::new(),
+            touched: Vec::new(),
+            choosing: false,
+        }
+    }
+
+    /// Readies the tables for another packet.
+    pub fn begin(&mut self) {
+        self.touched.clear();
+        self.choosing = false;
+    }
+
+    /// Whether a claim is refused because another run chose another external endpoint.
+    fn chosen_otherwise(&mut self, key: &Tuple<F>) -> bool {
+        let Random::Follow(choice) = &mut self.random else {
+            return false;
+        };
+        let ends = &key.endpoints;
+        if !self.choosing || choice.external == Some((ends.destination, ends.destination_port)) {
+            return false;
+        }
+        match self.sessions.contains_key(key) {
+            true => choice.taken += 1,
+            false => choice.free += 1,
+        }
+        true
+    }
+}
+
+impl<F: Notation> Tables<F> for SimTables<F> {
+    fn session(&mut self, key: &Tuple<F>) -> Option<&mut Session<F>> {
+        self.touched.push(*key);
+        self.sessions.get_mut(key)
+    }
+
+    fn claim(&mut self, key: &Tuple<F>, session: &Session<F>) -> Result<(), ClaimError> {
+        self.touched.push(*key);
+        if self.chosen_otherwise(key) {
+            return Err(ClaimError::Occupied);
+        }
+        if self.sessions.contains_key(key) {
+            return Err(ClaimError::Occupied);
+        }
+        if self.sessions.len() >= self.capacity {
+            return Err(ClaimError::Full);
+        }
+        // The port is ours; what is claimed next is the entry of the packet itself.
+        self.choosing = false;
+        self.sessions.insert(*key, *session);
+        Ok(())
+    }
+
+    fn release(&mut self, key: &Tuple<F>) {
+        self.touched.push(*key);
+        self.sessions.remove(key);
+    }
+
+    fn fip(&mut self, key: &FipKey<F>) -> Option<&Fip<F>> {
+        self.fips.get(key)
+    }
+
+    fn dnat(&mut self, key: &DnatKey<F>) -> Option<&Dnat<F>> {
+        self.dnats.get(key)
+    }
+
+    fn snat(&mut self, source: &F::Addr, turn: u32) -> Option<PoolMember<F>> {
+        let covers = |key: &&SnatKey<F>| F::covers(&key.network, key.prefix_len, source);
+        let longest = self.snats.keys().filter(covers).max_by_key(|key| key.prefix_len)?;
+        self.snats[longest].member(source, turn)
+    }
+
+    fn route(
+        &mut self,
+        _query: &RouteQuery,
+        _source: &F::Addr,
+        destination: &F::Addr,
+        next_hop: &mut NextHop<F>,
+    ) -> Route {
+        let destination = F::to_ip(*destination);
+        match self.routes.lookup(destination) {
+            Target::Forward { ifindex, via } => {
+                let via: IpAddr = via.unwrap_or(destination);
+                next_hop.ifindex = ifindex;
+                next_hop.address = F::from_ip(via).expect("a next hop of the same family");
+                Route::Forward
+            }
+            Target::Local => Route::Local,
+            Target::Refused => Route::Refused,
+        }
+    }
+
+    fn random(&mut self) -> u32 {
+        self.choosing = true;
+        match &mut self.random {
+            Random::Xorshift(state) => {
+                *state ^= *state << 13;
+                *state ^= *state >> 17;
+                *state ^= *state << 5;
+                *state
+            }
+            Random::Follow(choice) => choice.seed,
+        }
+    }
+
+    fn count_rule(&mut self, rule: u32, bytes: u32) {
+        let counter = self.rule_counters.entry(rule).or_default();
+        counter.packets += 1;
+        counter.bytes += u64::from(bytes);
+    }
+
+    fn count_event(&mut self, index: u32) {
+        *self.events.entry(index).or_default() += 1;
+    }
+}

@@ -1,0 +1,84 @@
+//! Every packet case on the host, and in the kernel by `BPF_PROG_TEST_RUN`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use gateway_tests::cases::{CAPACITY, CASES, Case, Gateway};
+use gateway_tests::harness::Backend;
+use gateway_tests::harness::host::Host;
+use gateway_tests::harness::routes::Links;
+use gateway_tests::kernel::{self, Options};
+
+/// Runs a case; returns what there is to say if it fails.
+fn fails(case: &Case, backend: &mut dyn Backend, ipv6: bool) -> Option<String> {
+    let mut gateway = Gateway::new(backend, ipv6);
+    catch_unwind(AssertUnwindSafe(|| (case.run)(&mut gateway))).err()?;
+    Some(format!("{}, after\n{}\n", case.name, gateway.log()))
+}
+
+/// Runs all cases of a family and size on a backend that `open` gives out.
+fn run<'b>(
+    ipv6: bool,
+    cases: impl Iterator<Item = &'static Case>,
+    backend: &mut (dyn Backend + 'b),
+) -> usize {
+    let started = Instant::now();
+    let holds = |case: &&Case| if ipv6 { case.ipv6 } else { case.ipv4 };
+    let mut count = 0;
+    let mut failed = Vec::new();
+    for case in cases.filter(holds) {
+        count += 1;
+        failed.extend(fails(case, backend, ipv6));
+    }
+    let family = if ipv6 { "IPv6" } else { "IPv4" };
+    let name = backend.name();
+    println!("{count} cases over {family} on {name} in {:.1?}", started.elapsed());
+    let failures = failed.join("\n");
+    assert!(failed.is_empty(), "{} of {count} cases fail on {name}:\n{failures}", failed.len());
+    count
+}
+
+fn run_on_host(ipv6: bool) {
+    for capacity in capacities() {
+        let cases = CASES.iter().filter(|case| case.capacity == capacity);
+        run(ipv6, cases, &mut Host::new(Links::IMAGINED, capacity));
+    }
+}
+
+fn run_in_kernel(ipv6: bool) {
+    for capacity in capacities() {
+        let cases = CASES.iter().filter(move |case| case.capacity == capacity);
+        kernel::run(Options { capacity }, |tc| {
+            run(ipv6, cases, tc);
+        });
+    }
+}
+
+/// The sizes of the session maps that cases ask for.
+fn capacities() -> Vec<u32> {
+    let mut capacities: Vec<u32> = CASES.iter().map(|case| case.capacity).collect();
+    capacities.sort_unstable();
+    capacities.dedup();
+    assert!(capacities.contains(&CAPACITY));
+    capacities
+}
+
+#[test]
+fn every_case_on_the_host_over_ipv4() {
+    run_on_host(false);
+}
+
+#[test]
+fn every_case_on_the_host_over_ipv6() {
+    run_on_host(true);
+}
+
+#[test]
+fn every_case_in_the_kernel_over_ipv4() {
+    run_in_kernel(false);
+}
+
+#[test]
+fn every_case_in_the_kernel_over_ipv6() {
+    run_in_kernel(true);
+}
