@@ -118,7 +118,7 @@ pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<
         ..Session::default()
     };
     record.translated.set_reversed(&key.endpoints);
-    claim_source(passage, &mut reply_key, &mut record)?;
+    let claimed = claim_source(passage, &mut reply_key, &mut record)?;
     let rewrite = &mut *passage.rewrite;
     rewrite.endpoints.source = reply_key.endpoints.destination;
     rewrite.endpoints.source_port = reply_key.endpoints.destination_port;
@@ -135,7 +135,10 @@ pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<
         passage.tables.count_event(SESSIONS_OPENED);
         return Ok(());
     };
-    passage.tables.release(&reply_key);
+    // An entry that was there already belongs to whoever made it.
+    if claimed {
+        passage.tables.release(&reply_key);
+    }
     Err(refusal(error))
 }
 
@@ -148,13 +151,13 @@ fn refusal(error: ClaimError) -> Exit {
     }
 }
 
-/// Chooses source address and port, and inserts the reply's entry.
+/// Chooses source address and port, and inserts the reply's entry; `false` if it was there.
 #[inline(always)]
 fn claim_source<F: Family, T: Tables<F>>(
     passage: &mut Passage<'_, F, T>,
     reply_key: &mut Tuple<F>,
     reply: &mut Session<F>,
-) -> Result<(), Exit> {
+) -> Result<bool, Exit> {
     if passage.action == Action::OpenKept {
         return claim_kept(reply_key, reply, passage.tables);
     }
@@ -175,7 +178,7 @@ fn claim_source<F: Family, T: Tables<F>>(
             break;
         }
     }
-    outcome
+    outcome.map(|()| true)
 }
 
 /// Walks the ports of the session's class until one is free.
@@ -208,7 +211,7 @@ fn claim_port<F: Family, T: Tables<F>>(
     Err(DropReason::PortsExhausted.into())
 }
 
-/// Inserts the reply's entry for a tuple that must be used as it is.
+/// Inserts the reply's entry for a tuple that must be used as it is; `false` if it was there.
 ///
 /// An entry that is there and leads back to the same flow is ours: another CPU is opening it too,
 /// or its other half got lost and is made again here.
@@ -217,13 +220,13 @@ fn claim_kept<F: Family, T: Tables<F>>(
     reply_key: &Tuple<F>,
     reply: &Session<F>,
     tables: &mut T,
-) -> Result<(), Exit> {
+) -> Result<bool, Exit> {
     match tables.claim(reply_key, reply) {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(true),
         Err(ClaimError::Full) => Err(DropReason::SessionsFull.into()),
         Err(ClaimError::Occupied) => match tables.session(reply_key) {
             Some(there) if there.translated == reply.translated && there.rule == reply.rule => {
-                Ok(())
+                Ok(false)
             }
             _ => Err(DropReason::TupleTaken.into()),
         },
