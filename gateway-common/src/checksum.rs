@@ -80,9 +80,9 @@ pub struct ChecksumDelta {
 pub enum L4Checksum {
     /// There is none, or none that addresses and ports have a part in.
     None,
-    /// Covers the pseudo header: TCP, ICMPv6, UDP over IPv6, DCCP.
+    /// Covers the pseudo header: TCP, ICMPv6, DCCP.
     Pseudo,
-    /// As [`L4Checksum::Pseudo`], and zero means "none" (RFC 768): UDP over IPv4.
+    /// As [`L4Checksum::Pseudo`], and zero means "none" (RFC 768): UDP, UDP-Lite.
     PseudoOptional,
     /// Covers only the message: ICMPv4.
     Plain,

@@ -8,7 +8,7 @@ use crate::{
     verdict::{DropReason, Exit, PassReason},
     wire::{
         ethernet,
-        transport::{self, IcmpStart, Ports, TcpStart},
+        transport::{self, IcmpStart, Ports, TcpStart, UdpHeader},
     },
 };
 
@@ -137,14 +137,20 @@ pub fn parse<F: Family, P: Packet>(packet: &mut P, parsed: &mut Parsed<F>) -> Re
 }
 
 /// Reads ports or query id and TCP flags, and finds the checksum.
+///
+/// Everything that is to be rewritten must be there: a packet that ends before its checksum opens no
+/// session and counts in none.
 #[inline(always)]
 fn parse_transport<F: Family, P: Packet>(
     packet: &mut P,
     parsed: &mut Parsed<F>,
 ) -> Result<(), Exit> {
     parse_ports(packet, parsed)?;
+    let l4 = usize::from(parsed.l4);
     if parsed.tuple.protocol == transport::TCP {
-        parsed.tcp_flags = packet.at::<TcpStart>(usize::from(parsed.l4))?.flags;
+        parsed.tcp_flags = packet.at::<TcpStart>(l4)?.flags;
+    } else if parsed.ports == PortFields::Both {
+        packet.at::<UdpHeader>(l4)?;
     }
     Ok(())
 }
@@ -162,11 +168,12 @@ pub(crate) fn parse_ports<F: Family, P: Packet>(
     let l4 = usize::from(parsed.l4);
     let (checksum, checksum_at) = match parsed.tuple.protocol {
         transport::TCP => (L4Checksum::Pseudo, transport::TCP_CHECKSUM),
-        // RFC 8200 section 8.1: over IPv6 a zero checksum is not "none".
-        transport::UDP if F::BITS == 32 => (L4Checksum::PseudoOptional, transport::UDP_CHECKSUM),
-        transport::UDP | transport::UDP_LITE | transport::DCCP => {
-            (L4Checksum::Pseudo, transport::UDP_CHECKSUM)
+        // RFC 8200 section 8.1, RFC 3828: a computed zero is sent as all ones over IPv6 too, and by
+        // UDP-Lite. RFC 6935: zero is "none" over IPv6 as well, for tunnels.
+        transport::UDP | transport::UDP_LITE => {
+            (L4Checksum::PseudoOptional, transport::UDP_CHECKSUM)
         }
+        transport::DCCP => (L4Checksum::Pseudo, transport::UDP_CHECKSUM),
         protocol if protocol == F::ICMP => {
             let icmp = *packet.at::<IcmpStart>(l4)?;
             return parse_icmp(parsed, &icmp);

@@ -25,7 +25,19 @@ pub struct Ports {
     pub destination: U16,
 }
 
-/// TCP up to and including the flags (RFC 9293 section 3.1).
+/// UDP, and what UDP-Lite and DCCP have in common with it: ports, and a checksum at the end.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct UdpHeader {
+    /// Source and destination port.
+    pub ports: Ports,
+    /// Length in UDP, something else in the others.
+    pub length: U16,
+    /// Checksum, as it lies in memory.
+    pub checksum: [u8; 2],
+}
+
+/// TCP up to and including the checksum (RFC 9293 section 3.1).
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct TcpStart {
@@ -37,6 +49,10 @@ pub struct TcpStart {
     pub data_offset: u8,
     /// CWR ECE URG ACK PSH RST SYN FIN.
     pub flags: u8,
+    /// Receive window.
+    pub window: U16,
+    /// Checksum, as it lies in memory.
+    pub checksum: [u8; 2],
 }
 
 /// TCP flag: no more data from the sender.
