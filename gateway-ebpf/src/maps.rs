@@ -4,9 +4,10 @@ use core::{ffi::c_void, marker::PhantomData};
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNSUPP_LWT, BPF_NOEXIST,
-        bpf_fib_lookup as FibParameters, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+        BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNSUPP_LWT,
+        BPF_NOEXIST, bpf_fib_lookup as FibParameters, bpf_redir_neigh,
+        bpf_redir_neigh__bindgen_ty_1,
     },
     btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
     helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32},
@@ -294,7 +295,10 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
     ) -> Route {
         match fib_lookup(self.context, query, source, destination, next_hop) {
             // Without a neighbour entry the kernel resolves it when the packet is sent.
-            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Route::Forward,
+            // Whether the packet is too big is for `Packet::exceeds` to say.
+            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+                Route::Forward
+            }
             BPF_FIB_LKUP_RET_NOT_FWDED => Route::Local,
             _ => Route::Refused,
         }
