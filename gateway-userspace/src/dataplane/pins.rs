@@ -84,7 +84,7 @@ pub enum PinsError {
     /// The maps come from another version.
     #[error(
         "{} has maps of another layout ({difference}): they cannot be adopted, and without them \
-         all open sessions are lost; to go on without them, add --reset-maps", path.display()
+         all open sessions are lost; to go on without them, start `run` with --reset-maps", path.display()
     )]
     OtherLayout {
         /// The directory.
@@ -153,11 +153,8 @@ impl Pins {
     ///
     /// When bpffs cannot be mounted or the directory cannot be made.
     pub fn create(&self) -> Result<(), PinsError> {
-        let mounted = || statfs(BPFFS).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
-        if !mounted() {
-            let nothing: Option<&str> = None;
-            mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), nothing)
-                .map_err(|error| PinsError::NoBpffs(error.into()))?;
+        if !is_mounted() {
+            mount_bpffs().map_err(PinsError::NoBpffs)?;
         }
         let links = self.directory.join("links");
         fs::create_dir_all(&links).map_err(io_error("make", &links))
@@ -245,6 +242,22 @@ impl Pins {
         }
         Ok(())
     }
+}
+
+fn is_mounted() -> bool {
+    statfs(BPFFS).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// Mounts bpffs, once: a second mount over the first would hide the pins of another gateway that
+/// starts at the same moment.
+fn mount_bpffs() -> io::Result<()> {
+    let below = fs::File::open(BPFFS)?;
+    below.lock()?;
+    if !is_mounted() {
+        let nothing: Option<&str> = None;
+        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), nothing)?;
+    }
+    Ok(())
 }
 
 /// Removes a pin, if it is there.
