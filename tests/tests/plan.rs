@@ -43,7 +43,7 @@ fn fip(name: &str, eip: &str, internal: &str) -> String {
 }
 
 fn dnat(name: &str, eip: &str, port: u16, to: &str) -> String {
-    let to: SocketAddr = to.parse().unwrap();
+    let to: SocketAddr = to.parse().expect("an endpoint");
     format!(
         "---\napiVersion: kubeovn.io/v1\nkind: IptablesDnatRule\nmetadata: {{name: {name}}}\n\
          spec: {{eip: {eip}, externalPort: \"{port}\", protocol: tcp, internalIp: {}, \
