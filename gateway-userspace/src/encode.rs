@@ -226,7 +226,7 @@ impl Encoder<'_> {
 
     fn dnats(&mut self, desired: &DesiredState) {
         for (key, dnat) in &desired.dnats {
-            // Balancing over several backends is TODO(#5); until then the first one gets all.
+            // TODO(#3): balance over several backends; until then the first one gets all.
             let Some(backend) = dnat.backends.first() else { continue };
             let content = Content::Dnat {
                 eip: key.eip,
