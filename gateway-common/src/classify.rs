@@ -56,7 +56,7 @@ enum Target {
 /// Turns the destination to the inside if a rule says so: a FIP wins everything on its EIP.
 #[inline(always)]
 fn redirect<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Target {
-    let (parsed, rewrite) = (&*passage.parsed, &mut *passage.rewrite);
+    let (parsed, rewrite) = (&passage.work.parsed, &mut passage.work.rewrite);
     let ends = &parsed.tuple.endpoints;
     if let Some(fip) = passage.tables.fip(&FipKey::new(&ends.destination, Direction::Inbound)) {
         rewrite.endpoints.destination = fip.peer;
@@ -89,11 +89,12 @@ fn outbound<F: Family, T: Tables<F>>(
 ) -> Result<Action, Exit> {
     let own_rule = own_fip(passage);
     if target != Target::Itself {
-        passage.flags = HAIRPIN;
+        passage.work.flags = HAIRPIN;
         let action = match (own_rule, target) {
             (0, _) => {
                 // The other side must see an outside address, or it would answer past the gateway.
-                passage.rewrite.endpoints.source = passage.parsed.tuple.endpoints.destination;
+                passage.work.rewrite.endpoints.source =
+                    passage.work.parsed.tuple.endpoints.destination;
                 Action::OpenPort
             }
             // Between two floating IPs both rewrites are 1:1, so no state is needed.
@@ -109,15 +110,15 @@ fn outbound<F: Family, T: Tables<F>>(
         Route::Refused => return Err(DropReason::NoRoute.into()),
     }
     if own_rule != 0 {
-        passage.rewrite.rule = own_rule;
+        passage.work.rewrite.rule = own_rule;
         return Ok(Action::Stateless);
     }
-    let egress = passage.rewrite.next_hop.ifindex;
+    let egress = passage.work.rewrite.next_hop.ifindex;
     if egress == passage.config.internal_ifindex {
         return Err(PassReason::VpcInternal.into());
     }
     // Kube-OVN's SNAT rules bind the external interface; a third one is not theirs.
-    let source = &passage.parsed.tuple.endpoints.source;
+    let source = &passage.work.parsed.tuple.endpoints.source;
     if egress == passage.config.external_ifindex && passage.tables.snat(source, 0).is_some() {
         return Ok(Action::OpenPool);
     }
@@ -127,11 +128,11 @@ fn outbound<F: Family, T: Tables<F>>(
 /// Rewrites the source by its own floating IP. Returns the rule's id; 0 if there is none.
 #[inline(always)]
 fn own_fip<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> u32 {
-    let key = FipKey::new(&passage.parsed.tuple.endpoints.source, Direction::Outbound);
+    let key = FipKey::new(&passage.work.parsed.tuple.endpoints.source, Direction::Outbound);
     let Some(own) = passage.tables.fip(&key) else {
         return 0;
     };
-    passage.rewrite.endpoints.source = own.peer;
+    passage.work.rewrite.endpoints.source = own.peer;
     own.rule
 }
 
@@ -151,7 +152,7 @@ fn inbound<F: Family, T: Tables<F>>(
         Route::Forward => {
             let action = unmatched(passage.config, DropReason::NotAddressedHere)?;
             // Pinned, so that the reply leaves untranslated too, whatever SNAT rule covers it.
-            Ok(if passage.parsed.is_trackable() { Action::OpenKept } else { action })
+            Ok(if passage.work.parsed.is_trackable() { Action::OpenKept } else { action })
         }
     }
 }
@@ -161,7 +162,7 @@ fn inbound<F: Family, T: Tables<F>>(
 fn inside_route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
     let external = passage.config.external_ifindex;
     match route(passage) {
-        Route::Forward if passage.rewrite.next_hop.ifindex != external => Ok(()),
+        Route::Forward if passage.work.rewrite.next_hop.ifindex != external => Ok(()),
         Route::Forward | Route::Local => Err(DropReason::NotInside.into()),
         Route::Refused => Err(DropReason::NoRoute.into()),
     }
@@ -170,9 +171,9 @@ fn inside_route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Res
 /// Asks for the route of the rewritten packet.
 #[inline(always)]
 pub(crate) fn route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Route {
-    let tuple = &passage.parsed.tuple;
+    let tuple = &passage.work.parsed.tuple;
     let query = RouteQuery { ifindex: passage.arrival.ifindex, protocol: tuple.protocol };
-    let rewrite = &mut *passage.rewrite;
+    let rewrite = &mut passage.work.rewrite;
     passage.tables.route(
         &query,
         &tuple.endpoints.source,

@@ -19,7 +19,7 @@ pub fn check<F: Family, P: Packet, T>(
     packet: &mut P,
     passage: &Passage<'_, F, T>,
 ) -> Result<(), Exit> {
-    let (parsed, rewrite) = (&*passage.parsed, &*passage.rewrite);
+    let (parsed, rewrite) = (&passage.work.parsed, &passage.work.rewrite);
     if parsed.ttl <= 1 {
         let turns_round = rewrite.endpoints.destination != parsed.tuple.endpoints.destination;
         return Err(match passage.arrival.direction {

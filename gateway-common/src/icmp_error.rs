@@ -17,11 +17,11 @@ use crate::{
     family::Family,
     packet::Packet,
     parse::{self, Fragment, Parsed, PortFields},
-    pipeline::{Passage, Rewrite},
+    pipeline::{Passage, Rewrite, Work},
     records::{FipKey, Session},
     tables::{Route, Tables},
     translate::{addresses_difference, translate_quote},
-    tuple::{Direction, Endpoints, Tuple},
+    tuple::Direction,
     verdict::{DropReason, Exit},
     wire::{ethernet, transport},
 };
@@ -36,18 +36,27 @@ pub fn is_error<F: Family>(parsed: &Parsed<F>) -> bool {
     parsed.ports == PortFields::Quoted && parsed.fragment == Fragment::Whole
 }
 
-/// Reads the packet that an ICMP error quotes.
+/// Reads the packet that an ICMP error quotes into [`Work::quote`].
+///
+/// # Errors
+///
+/// An [`Exit`] for an error that no honest host sends.
 #[inline(always)]
-fn parse_quote<F: Family, P: Packet, T>(
-    packet: &mut P,
-    passage: &Passage<'_, F, T>,
-    quote: &mut Parsed<F>,
-) -> Result<(), Exit> {
-    F::parse(packet, quote_at(passage.parsed), quote)?;
-    if quote.fragment == Fragment::Later {
-        return Ok(());
+pub fn parse_quote<F: Family, P: Packet>(packet: &mut P, work: &mut Work<F>) -> Result<(), Exit> {
+    let quote = &mut work.quote;
+    // Which direction does not matter: the quote is only read.
+    quote.clear(Direction::Outbound);
+    F::parse(packet, quote_at(&work.parsed), quote)?;
+    if quote.fragment != Fragment::Later {
+        parse::parse_ports(packet, quote)?;
     }
-    parse::parse_ports(packet, quote)
+    // An error goes back to where the quoted packet came from, and is not about an error.
+    if quote.tuple.endpoints.source != work.parsed.tuple.endpoints.destination
+        || quote.ports == PortFields::Quoted
+    {
+        return Err(DropReason::IcmpUntracked.into());
+    }
+    Ok(())
 }
 
 #[inline(always)]
@@ -59,34 +68,24 @@ fn quote_at<F: Family>(parsed: &Parsed<F>) -> usize {
 ///
 /// Leaves in the rewrite the addresses of the error itself and the ports of the quote: from both
 /// follows all the rest.
-///
-/// # Errors
-///
-/// An [`Exit`] for an error that no honest host sends.
 #[inline(always)]
-pub fn find<F: Family, P: Packet, T: Tables<F>>(
-    packet: &mut P,
-    passage: &mut Passage<'_, F, T>,
-) -> Result<bool, Exit> {
-    let mut quote = Parsed::<F>::new(passage.arrival.direction);
-    parse_quote(packet, passage, &mut quote)?;
-    // An error goes back to where the quoted packet came from, and is not about an error.
-    if quote.tuple.endpoints.source != passage.parsed.tuple.endpoints.destination
-        || quote.ports == PortFields::Quoted
-    {
-        return Err(DropReason::IcmpUntracked.into());
+pub fn find<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
+    let work = &mut *passage.work;
+    // The key of the session lies where a key to be opened would.
+    let key = &mut work.reply_key;
+    key.endpoints.set_reversed(&work.quote.tuple.endpoints);
+    key.protocol = work.quote.tuple.protocol;
+    key.direction = passage.arrival.direction as u8;
+    key.zero = 0;
+    work.rewrite.endpoints = work.parsed.tuple.endpoints;
+    if let Some(session) = passage.tables.session(key) {
+        by_session(session, passage.arrival.direction, &mut work.rewrite);
+        return true;
     }
-    let mut key = Tuple::new(Endpoints::default(), quote.tuple.protocol, passage.arrival.direction);
-    key.endpoints.set_reversed(&quote.tuple.endpoints);
-    passage.rewrite.endpoints = passage.parsed.tuple.endpoints;
-    if let Some(session) = passage.tables.session(&key) {
-        by_session(session, passage.arrival.direction, passage.rewrite);
-        return Ok(true);
-    }
-    let ends = &quote.tuple.endpoints;
-    passage.rewrite.endpoints.source_port = ends.source_port;
-    passage.rewrite.endpoints.destination_port = ends.destination_port;
-    Ok(by_fip(ends, passage))
+    let ends = &work.quote.tuple.endpoints;
+    work.rewrite.endpoints.source_port = ends.source_port;
+    work.rewrite.endpoints.destination_port = ends.destination_port;
+    by_fip(passage)
 }
 
 /// The quoted packet belongs to a session; its own direction is the other one.
@@ -104,20 +103,21 @@ fn by_session<F: Family>(session: &Session<F>, direction: Direction, rewrite: &m
 
 /// The quoted packet came from one floating IP, or went to one, or both.
 #[inline(always)]
-fn by_fip<F: Family, T: Tables<F>>(ends: &Endpoints<F>, passage: &mut Passage<'_, F, T>) -> bool {
-    passage.rewrite.rule = 0;
+fn by_fip<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
+    let ends = &passage.work.quote.tuple.endpoints;
+    passage.work.rewrite.rule = 0;
     if let Some(target) = passage.tables.fip(&FipKey::new(&ends.source, Direction::Inbound)) {
-        passage.rewrite.endpoints.destination = target.peer;
-        passage.rewrite.rule = target.rule;
+        passage.work.rewrite.endpoints.destination = target.peer;
+        passage.work.rewrite.rule = target.rule;
     }
     if passage.arrival.direction == Direction::Inbound {
-        return passage.rewrite.rule != 0;
+        return passage.work.rewrite.rule != 0;
     }
     let Some(own) = passage.tables.fip(&FipKey::new(&ends.destination, Direction::Outbound)) else {
         return false;
     };
-    passage.rewrite.endpoints.source = own.peer;
-    passage.rewrite.rule = own.rule;
+    passage.work.rewrite.endpoints.source = own.peer;
+    passage.work.rewrite.rule = own.rule;
     true
 }
 
@@ -131,7 +131,7 @@ pub fn route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result
     let external = passage.config.external_ifindex;
     let inbound = passage.arrival.direction == Direction::Inbound;
     match classify::route(passage) {
-        Route::Forward if inbound && passage.rewrite.next_hop.ifindex == external => {
+        Route::Forward if inbound && passage.work.rewrite.next_hop.ifindex == external => {
             Err(DropReason::NotInside.into())
         }
         Route::Forward => Ok(()),
@@ -149,19 +149,18 @@ pub fn translate<F: Family, P: Packet, T>(
     packet: &mut P,
     passage: &mut Passage<'_, F, T>,
 ) -> Result<(), Exit> {
-    let mut quote = Parsed::<F>::new(passage.arrival.direction);
-    parse_quote(packet, passage, &mut quote)?;
-    let ends = &passage.rewrite.endpoints;
+    let work = &*passage.work;
+    let (quote, ends) = (&work.quote, &work.rewrite.endpoints);
     let destination = match passage.arrival.direction {
         Direction::Outbound => &ends.source,
         Direction::Inbound => &quote.tuple.endpoints.destination,
     };
     let ports = (ends.source_port, ends.destination_port);
-    let at = quote_at(passage.parsed);
-    let quoted = translate_quote(packet, at, &quote, &ends.destination, destination, ports)?;
+    let at = quote_at(&work.parsed);
+    let quoted = translate_quote(packet, at, quote, &ends.destination, destination, ports)?;
     F::rewrite(packet, ethernet::BYTES, 1, &ends.source, &ends.destination)?;
-    let addresses = addresses_difference(passage.parsed, &ends.source, &ends.destination);
-    let at = usize::from(passage.parsed.l4) + usize::from(transport::ICMP_CHECKSUM);
-    packet.patch_l4(at, passage.parsed.checksum, ChecksumDelta { addresses, ports: quoted })?;
+    let addresses = addresses_difference(&work.parsed, &ends.source, &ends.destination);
+    let at = usize::from(work.parsed.l4) + usize::from(transport::ICMP_CHECKSUM);
+    packet.patch_l4(at, work.parsed.checksum, ChecksumDelta { addresses, ports: quoted })?;
     Ok(())
 }

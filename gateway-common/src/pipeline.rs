@@ -6,11 +6,11 @@ use crate::{
     forward, icmp_error,
     packet::Packet,
     parse::{self, Parsed},
-    records::{Config, Ticks},
+    records::{Config, Session, Ticks},
     session,
     tables::Tables,
     translate::translate,
-    tuple::{Direction, Endpoints},
+    tuple::{Direction, Endpoints, Tuple},
     verdict::{DropReason, Exit, NextHop, Verdict},
 };
 
@@ -38,43 +38,57 @@ pub struct Rewrite<F: Family> {
     pub rule: u32,
 }
 
-/// What is found out about a packet: everything whose size depends on the family.
+/// What is found out about a packet.
 ///
-/// For IPv6 it does not fit on the BPF stack, so the caller says where it lies.
+/// It does not fit on the BPF stack, so the kernel shell keeps one for each CPU. That also makes
+/// the verifier forget what it knew of these values, and look at each step once and not once for
+/// every way to get there.
 #[derive(Clone, Copy, Debug)]
 pub struct Work<F: Family> {
     /// What the packet says.
     pub parsed: Parsed<F>,
     /// What it becomes, as far as that is decided.
     pub rewrite: Rewrite<F>,
+    /// What the packet says that an ICMP error quotes.
+    pub quote: Parsed<F>,
+    /// What its rule asks for, if it has no session.
+    pub action: Action,
+    /// [`crate::records::HAIRPIN`] or 0, for the session to be opened.
+    pub flags: u8,
+    /// The session to be opened: one record for both of its entries, one after the other.
+    pub draft: Session<F>,
+    /// Key of the entry that the reply will find.
+    pub reply_key: Tuple<F>,
+    /// Why the slow path ended, if it did.
+    exit: Exit,
 }
 
 impl<F: Family> Default for Work<F> {
-    #[inline(always)]
     fn default() -> Self {
-        Self { parsed: Parsed::new(Direction::Outbound), rewrite: Rewrite::default() }
+        Self {
+            parsed: Parsed::new(Direction::Outbound),
+            rewrite: Rewrite::default(),
+            quote: Parsed::new(Direction::Outbound),
+            action: Action::Stateless,
+            flags: 0,
+            draft: Session::default(),
+            reply_key: Tuple::default(),
+            exit: Exit::Drop(DropReason::HelperFailed),
+        }
     }
 }
 
-/// A packet on its way through, with everything that is known about it.
+/// A packet on its way through, with everything that the steps need.
 #[derive(Debug)]
 pub struct Passage<'a, F: Family, T> {
-    /// See [`Work::parsed`].
-    pub parsed: &'a mut Parsed<F>,
-    /// See [`Work::rewrite`].
-    pub rewrite: &'a mut Rewrite<F>,
+    /// What is found out about the packet.
+    pub work: &'a mut Work<F>,
     /// What the gateway knows.
     pub tables: &'a mut T,
     /// What the gateway is told.
     pub config: &'a Config,
     /// How the packet came in.
     pub arrival: &'a Arrival,
-    /// What its rule asks for, if it has no session.
-    pub action: Action,
-    /// [`crate::records::HAIRPIN`] or 0, for the session to be opened.
-    pub flags: u8,
-    /// Why the slow path ended, if it did.
-    exit: Exit,
 }
 
 /// Takes one packet through the gateway.
@@ -88,7 +102,7 @@ pub fn process<F: Family, P: Packet, T: Tables<F>>(
     process_in(&mut Work::default(), packet, tables, config, arrival)
 }
 
-/// As [`process`], with the work done in a place of the caller's. What it holds does not matter.
+/// As [`process`], in a place of the caller's. What that holds of an earlier packet does not matter.
 #[inline(always)]
 pub fn process_in<F: Family, P: Packet, T: Tables<F>>(
     work: &mut Work<F>,
@@ -97,18 +111,9 @@ pub fn process_in<F: Family, P: Packet, T: Tables<F>>(
     config: &Config,
     arrival: &Arrival,
 ) -> Verdict<F> {
-    let mut passage = Passage {
-        parsed: &mut work.parsed,
-        rewrite: &mut work.rewrite,
-        tables,
-        config,
-        arrival,
-        action: Action::Stateless,
-        flags: 0,
-        exit: Exit::Drop(DropReason::HelperFailed),
-    };
+    let mut passage = Passage { work, tables, config, arrival };
     match run(packet, &mut passage) {
-        Ok(()) => forward::forward(passage.rewrite),
+        Ok(()) => forward::forward(&passage.work.rewrite),
         Err(exit) => exit.into(),
     }
 }
@@ -121,17 +126,17 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
     if passage.config.generation == 0 {
         return Err(DropReason::NotConfigured.into());
     }
-    passage.parsed.clear(passage.arrival.direction);
-    parse::parse(packet, passage.parsed)?;
-    if passage.parsed.is_trackable() && session::lookup(passage)? {
+    passage.work.parsed.clear(passage.arrival.direction);
+    parse::parse(packet, &mut passage.work.parsed)?;
+    if passage.work.parsed.is_trackable() && session::lookup(passage)? {
         forward::check(packet, passage)?;
-    } else if icmp_error::is_error(passage.parsed) && related(packet, passage)? {
+    } else if icmp_error::is_error(&passage.work.parsed) && related(packet, passage)? {
         return Ok(());
     } else {
         decide(packet, passage)?;
     }
-    translate(packet, passage.parsed, &passage.rewrite.endpoints)?;
-    passage.tables.count_rule(passage.rewrite.rule, passage.arrival.frame_bytes);
+    translate(packet, &passage.work.parsed, &passage.work.rewrite.endpoints)?;
+    passage.tables.count_rule(passage.work.rewrite.rule, passage.arrival.frame_bytes);
     Ok(())
 }
 
@@ -141,14 +146,15 @@ fn related<F: Family, P: Packet, T: Tables<F>>(
     packet: &mut P,
     passage: &mut Passage<'_, F, T>,
 ) -> Result<bool, Exit> {
-    match find_related(packet, passage) {
-        Related::Found => {}
-        Related::Unknown => return Ok(false),
-        Related::Refused => return Err(passage.exit),
+    if !parse_quote(packet, passage.work) {
+        return Err(passage.work.exit);
+    }
+    if !find_related(passage) {
+        return Ok(false);
     }
     icmp_error::route(passage)?;
     forward::check(packet, passage)?;
-    if translate_error(packet, passage) { Ok(true) } else { Err(passage.exit) }
+    if translate_error(packet, passage) { Ok(true) } else { Err(passage.work.exit) }
 }
 
 /// The slow path: no session, so a rule decides.
@@ -157,23 +163,24 @@ fn decide<F: Family, P: Packet, T: Tables<F>>(
     packet: &mut P,
     passage: &mut Passage<'_, F, T>,
 ) -> Result<(), Exit> {
-    passage.rewrite.endpoints = passage.parsed.tuple.endpoints;
-    passage.rewrite.rule = 0;
+    passage.work.rewrite.endpoints = passage.work.parsed.tuple.endpoints;
+    passage.work.rewrite.rule = 0;
+    passage.work.flags = 0;
     if !classify(passage) {
-        return Err(passage.exit);
+        return Err(passage.work.exit);
     }
     forward::check(packet, passage)?;
-    if passage.action == Action::Stateless {
+    if passage.work.action == Action::Stateless {
         return Ok(());
     }
-    if !passage.parsed.is_trackable() {
-        return Err(parse::untrackable_reason(passage.parsed).into());
+    if !passage.work.parsed.is_trackable() {
+        return Err(parse::untrackable_reason(&passage.work.parsed).into());
     }
     // Another CPU may have opened the same flow meanwhile: its session is the one.
-    if open(passage) || passage.exit == DropReason::TupleTaken.into() && lookup(passage) {
+    if open(passage) || passage.work.exit == DropReason::TupleTaken.into() && lookup(passage) {
         return Ok(());
     }
-    Err(passage.exit)
+    Err(passage.work.exit)
 }
 
 // Functions of their own, so that the packets of open sessions do not carry their stack frames.
@@ -184,11 +191,11 @@ fn decide<F: Family, P: Packet, T: Tables<F>>(
 fn classify<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
     match classify::classify(passage) {
         Ok(action) => {
-            passage.action = action;
+            passage.work.action = action;
             true
         }
         Err(exit) => {
-            passage.exit = exit;
+            passage.work.exit = exit;
             false
         }
     }
@@ -199,7 +206,7 @@ fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
     match session::open(passage) {
         Ok(()) => true,
         Err(exit) => {
-            passage.exit = exit;
+            passage.work.exit = exit;
             false
         }
     }
@@ -211,27 +218,19 @@ fn lookup<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
 }
 
 #[inline(never)]
-fn find_related<F: Family, P: Packet, T: Tables<F>>(
-    packet: &mut P,
-    passage: &mut Passage<'_, F, T>,
-) -> Related {
-    match icmp_error::find(packet, passage) {
-        Ok(true) => Related::Found,
-        Ok(false) => Related::Unknown,
+fn parse_quote<F: Family, P: Packet>(packet: &mut P, work: &mut Work<F>) -> bool {
+    match icmp_error::parse_quote(packet, work) {
+        Ok(()) => true,
         Err(exit) => {
-            passage.exit = exit;
-            Related::Refused
+            work.exit = exit;
+            false
         }
     }
 }
 
-/// What [`find_related`] found.
-#[derive(Clone, Copy)]
-#[repr(u32)]
-enum Related {
-    Found,
-    Unknown,
-    Refused,
+#[inline(never)]
+fn find_related<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
+    icmp_error::find(passage)
 }
 
 #[inline(never)]
@@ -242,7 +241,7 @@ fn translate_error<F: Family, P: Packet, T: Tables<F>>(
     match icmp_error::translate(packet, passage) {
         Ok(()) => true,
         Err(exit) => {
-            passage.exit = exit;
+            passage.work.exit = exit;
             false
         }
     }

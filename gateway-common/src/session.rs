@@ -5,9 +5,9 @@ use crate::{
     family::Family,
     mapping::{self, PortRange, TRIES},
     pipeline::{Arrival, Passage},
-    records::{Config, HAIRPIN, ORIGINAL, POOL_MEMBERS, Session, Ticks},
+    records::{HAIRPIN, ORIGINAL, POOL_MEMBERS, Session, Ticks},
     tables::{ClaimError, Route, Tables},
-    tuple::{Direction, Endpoints, Tuple},
+    tuple::{Direction, Tuple},
     verdict::{DropReason, Exit, SESSIONS_OPENED},
     wire::transport::{ACK, FIN, RST, SYN},
 };
@@ -26,7 +26,7 @@ const ROUTE_EPOCH_SHIFT: u32 = 11;
 /// [`DropReason::NoRoute`] if the route that the session needs is gone.
 #[inline(always)]
 pub fn lookup<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<bool, Exit> {
-    let (parsed, rewrite) = (&*passage.parsed, &mut *passage.rewrite);
+    let (parsed, rewrite) = (&passage.work.parsed, &mut passage.work.rewrite);
     let Some(session) = passage.tables.session(&parsed.tuple) else {
         return Ok(false);
     };
@@ -83,9 +83,9 @@ fn reroute<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(
     if classify::route(passage) != Route::Forward {
         return Err(DropReason::NoRoute.into());
     }
-    if let Some(session) = passage.tables.session(&passage.parsed.tuple) {
-        session.next_hop = passage.rewrite.next_hop.address;
-        session.egress = passage.rewrite.next_hop.ifindex;
+    if let Some(session) = passage.tables.session(&passage.work.parsed.tuple) {
+        session.next_hop = passage.work.rewrite.next_hop.address;
+        session.egress = passage.work.rewrite.next_hop.ifindex;
         session.routing = passage.config.routing;
     }
     Ok(())
@@ -102,106 +102,110 @@ fn reroute<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(
 /// may be a session by now: another CPU opened the same flow meanwhile.
 #[inline(always)]
 pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
-    let flags = passage.flags;
-    let key = &passage.parsed.tuple;
-    let turns_back = key.direction == Direction::Outbound as u8 && flags & HAIRPIN == 0;
-    let reply_direction = if turns_back { Direction::Inbound } else { Direction::Outbound };
-    let mut reply_key = Tuple::new(Endpoints::default(), key.protocol, reply_direction);
-    reply_key.endpoints.set_reversed(&passage.rewrite.endpoints);
-    // One record, used twice: first for the reply, whose content does not depend on the port.
-    // Its route back is looked up by the first packet that needs it.
-    let mut record = Session {
-        last_seen: passage.arrival.now,
-        rule: passage.rewrite.rule,
-        routing: passage.config.routing,
-        flags,
-        ..Session::default()
-    };
-    record.translated.set_reversed(&key.endpoints);
-    let claimed = claim_source(passage, &mut reply_key, &mut record)?;
-    let rewrite = &mut *passage.rewrite;
-    rewrite.endpoints.source = reply_key.endpoints.destination;
-    rewrite.endpoints.source_port = reply_key.endpoints.destination_port;
-    rewrite.rule = record.rule;
+    draft_reply(passage);
+    let claimed = claim_source(passage)?;
+    let work = &mut *passage.work;
+    work.rewrite.endpoints.source = work.reply_key.endpoints.destination;
+    work.rewrite.endpoints.source_port = work.reply_key.endpoints.destination_port;
+    work.rewrite.rule = work.draft.rule;
 
+    // The same record becomes the original's entry.
+    let record = &mut work.draft;
     record.packets = 1;
     record.bytes = u64::from(passage.arrival.frame_bytes);
-    record.translated = rewrite.endpoints;
-    record.next_hop = rewrite.next_hop.address;
-    record.egress = rewrite.next_hop.ifindex;
-    record.seen = passage.parsed.tcp_flags & (FIN | SYN | RST | ACK);
-    record.flags = flags | ORIGINAL;
-    let Err(error) = passage.tables.claim(&passage.parsed.tuple, &record) else {
+    record.translated = work.rewrite.endpoints;
+    record.next_hop = work.rewrite.next_hop.address;
+    record.egress = work.rewrite.next_hop.ifindex;
+    record.seen = work.parsed.tcp_flags & (FIN | SYN | RST | ACK);
+    record.flags = work.flags | ORIGINAL;
+    let Err(error) = passage.tables.claim(&work.parsed.tuple, record) else {
         passage.tables.count_event(SESSIONS_OPENED);
         return Ok(());
     };
     // An entry that was there already belongs to whoever made it.
     if claimed {
-        passage.tables.release(&reply_key);
+        passage.tables.release(&work.reply_key);
     }
-    Err(refusal(error))
-}
-
-/// Why a session could not be opened.
-#[inline(always)]
-fn refusal(error: ClaimError) -> Exit {
-    match error {
+    Err(match error {
         ClaimError::Occupied => DropReason::TupleTaken.into(),
         ClaimError::Full => DropReason::SessionsFull.into(),
-    }
+    })
+}
+
+/// Fills in the reply's entry and its key, as far as the rule decides them.
+///
+/// Its content does not depend on the port that is still to be found, and its route back is
+/// looked up by the first packet that needs it.
+#[inline(always)]
+fn draft_reply<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) {
+    let work = &mut *passage.work;
+    let key = &work.parsed.tuple;
+    let turns_back = key.direction == Direction::Outbound as u8 && work.flags & HAIRPIN == 0;
+    let direction = if turns_back { Direction::Inbound } else { Direction::Outbound };
+    work.reply_key.endpoints.set_reversed(&work.rewrite.endpoints);
+    work.reply_key.protocol = key.protocol;
+    work.reply_key.direction = direction as u8;
+    work.reply_key.zero = 0;
+
+    let record = &mut work.draft;
+    record.packets = 0;
+    record.bytes = 0;
+    record.last_seen = passage.arrival.now;
+    record.rule = work.rewrite.rule;
+    record.translated.set_reversed(&key.endpoints);
+    record.next_hop = F::Addr::default();
+    record.egress = 0;
+    record.routing = passage.config.routing;
+    record.seen = 0;
+    record.flags = work.flags;
+    record.padding = F::Padding::default();
 }
 
 /// Chooses source address and port, and inserts the reply's entry; `false` if it was there.
 #[inline(always)]
-fn claim_source<F: Family, T: Tables<F>>(
-    passage: &mut Passage<'_, F, T>,
-    reply_key: &mut Tuple<F>,
-    reply: &mut Session<F>,
-) -> Result<bool, Exit> {
-    if passage.action == Action::OpenKept {
-        return claim_kept(reply_key, reply, passage.tables);
+fn claim_source<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<bool, Exit> {
+    match passage.work.action {
+        Action::OpenKept | Action::Stateless => claim_kept(passage),
+        Action::OpenPort => claim_port(passage).map(|()| true),
+        Action::OpenPool => claim_pool(passage).map(|()| true),
     }
-    let pooled = passage.action == Action::OpenPool;
-    let inside = &passage.parsed.tuple.endpoints;
-    let mut outcome = Err(Exit::from(DropReason::NoRule));
-    for turn in 0..POOL_MEMBERS as u32 {
-        if pooled {
-            let Some(member) = passage.tables.snat(&inside.source, turn) else {
-                break;
-            };
-            reply_key.endpoints.destination = member.eip;
-            reply.rule = member.rule;
-        }
-        outcome = claim_port(inside.source_port, reply_key, reply, passage.tables, passage.config);
-        let taken = outcome == Err(DropReason::PortsExhausted.into());
-        if !pooled || !taken {
-            break;
-        }
-    }
-    outcome.map(|()| true)
 }
 
-/// Walks the ports of the session's class until one is free.
+/// Takes a port of the source's own EIP, or of the next ones when that has none left.
+#[inline(always)]
+fn claim_pool<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
+    for turn in 0..POOL_MEMBERS as u32 {
+        let source = &passage.work.parsed.tuple.endpoints.source;
+        let Some(member) = passage.tables.snat(source, turn) else {
+            break;
+        };
+        passage.work.reply_key.endpoints.destination = member.eip;
+        passage.work.draft.rule = member.rule;
+        let outcome = claim_port(passage);
+        if outcome != Err(DropReason::PortsExhausted.into()) {
+            return outcome;
+        }
+    }
+    Err(DropReason::PortsExhausted.into())
+}
+
+/// Draws ports of the source port's class until one is free.
 ///
 /// A protocol without ports has one try: its only tuple.
 #[inline(always)]
-fn claim_port<F: Family, T: Tables<F>>(
-    source_port: u16,
-    reply_key: &mut Tuple<F>,
-    reply: &Session<F>,
-    tables: &mut T,
-    config: &Config,
-) -> Result<(), Exit> {
-    let classes = mapping::has_port_classes(reply_key.protocol);
-    let walks = classes || reply_key.protocol == F::ICMP;
-    let range = PortRange::for_source(classes, source_port, config);
-    let mut seed = tables.random();
+fn claim_port<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
+    let work = &mut *passage.work;
+    let classes = mapping::has_port_classes(work.parsed.tuple.protocol);
+    let walks = classes || work.parsed.tuple.protocol == F::ICMP;
+    let source_port = work.parsed.tuple.endpoints.source_port;
+    let range = PortRange::for_source(classes, source_port, passage.config);
+    let mut seed = passage.tables.random();
     for _ in 0..TRIES {
         if walks {
-            reply_key.endpoints.destination_port = range.candidate(seed);
+            work.reply_key.endpoints.destination_port = range.candidate(seed);
             seed = mapping::next_seed(seed);
         }
-        match tables.claim(reply_key, reply) {
+        match passage.tables.claim(&work.reply_key, &work.draft) {
             Ok(()) => return Ok(()),
             Err(ClaimError::Occupied) if walks => {}
             Err(ClaimError::Occupied) => break,
@@ -216,15 +220,12 @@ fn claim_port<F: Family, T: Tables<F>>(
 /// An entry that is there and leads back to the same flow is ours: another CPU is opening it too,
 /// or its other half got lost and is made again here.
 #[inline(always)]
-fn claim_kept<F: Family, T: Tables<F>>(
-    reply_key: &Tuple<F>,
-    reply: &Session<F>,
-    tables: &mut T,
-) -> Result<bool, Exit> {
-    match tables.claim(reply_key, reply) {
+fn claim_kept<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<bool, Exit> {
+    let (key, reply) = (&passage.work.reply_key, &passage.work.draft);
+    match passage.tables.claim(key, reply) {
         Ok(()) => Ok(true),
         Err(ClaimError::Full) => Err(DropReason::SessionsFull.into()),
-        Err(ClaimError::Occupied) => match tables.session(reply_key) {
+        Err(ClaimError::Occupied) => match passage.tables.session(key) {
             Some(there) if there.translated == reply.translated && there.rule == reply.rule => {
                 Ok(false)
             }

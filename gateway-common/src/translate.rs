@@ -28,38 +28,52 @@ pub fn translate<F: Family, P: Packet>(
     new: &Endpoints<F>,
 ) -> Result<(), Exit> {
     F::rewrite(packet, ethernet::BYTES, 1, &new.source, &new.destination)?;
-    let ports = (new.source_port, new.destination_port);
-    write_ports(packet, parsed, ports)?;
+    let ports = write_ports(packet, parsed, (new.source_port, new.destination_port))?;
     if parsed.checksum != L4Checksum::None {
         let at = usize::from(parsed.l4) + usize::from(parsed.checksum_at);
         let delta = ChecksumDelta {
             addresses: addresses_difference(parsed, &new.source, &new.destination),
-            ports: ports_difference(parsed, ports),
+            ports,
         };
         packet.patch_l4(at, parsed.checksum, delta)?;
     }
     Ok(())
 }
 
-/// Writes ports or query id into the layer-4 header.
+/// Writes ports or query id into the layer-4 header. Returns by how much that changes its sum.
+///
+/// A query has one id: what the rewrite says of the other end is not written, and not counted.
 #[inline(always)]
 fn write_ports<F: Family, P: Packet>(
     packet: &mut P,
     parsed: &Parsed<F>,
     (source, destination): (u16, u16),
-) -> Result<(), Truncated> {
+) -> Result<Difference, Truncated> {
     let l4 = usize::from(parsed.l4);
+    let old = &parsed.tuple.endpoints;
     match parsed.ports {
         PortFields::Both => {
             let ports = packet.at::<Ports>(l4)?;
             ports.source.set(source);
             ports.destination.set(destination);
+            Ok(replaced(old.source_port, source).and(replaced(old.destination_port, destination)))
         }
-        PortFields::SourceId => packet.at::<IcmpStart>(l4)?.id.set(source),
-        PortFields::DestinationId => packet.at::<IcmpStart>(l4)?.id.set(destination),
-        PortFields::Quoted | PortFields::None => {}
+        PortFields::SourceId => {
+            packet.at::<IcmpStart>(l4)?.id.set(source);
+            Ok(replaced(old.source_port, source))
+        }
+        PortFields::DestinationId => {
+            packet.at::<IcmpStart>(l4)?.id.set(destination);
+            Ok(replaced(old.destination_port, destination))
+        }
+        PortFields::Quoted | PortFields::None => Ok(Difference::NONE),
     }
-    Ok(())
+}
+
+/// The difference of a port or id, in memory order.
+#[inline(always)]
+fn replaced(old: u16, new: u16) -> Difference {
+    Difference::NONE.replace_u16(old.to_be(), new.to_be())
 }
 
 /// Rewrites the packet at offset `at` that an ICMP error quotes, from what `quote` says.
@@ -81,9 +95,9 @@ pub fn translate_quote<F: Family, P: Packet>(
     ports: (u16, u16),
 ) -> Result<Difference, Truncated> {
     F::rewrite(packet, at, 0, source, destination)?;
-    write_ports(packet, quote, ports)?;
+    let ports = write_ports(packet, quote, ports)?;
     let addresses = addresses_difference(quote, source, destination);
-    let delta = ChecksumDelta { addresses, ports: ports_difference(quote, ports) };
+    let delta = ChecksumDelta { addresses, ports };
     // Within an IPv4 header the checksum makes up for the addresses; IPv6 has none.
     let header = if F::BITS == 32 { Difference::NONE } else { addresses };
     let changed = header.and(delta.ports);
@@ -108,16 +122,4 @@ pub(crate) fn addresses_difference<F: Family>(
 ) -> Difference {
     let old = &parsed.tuple.endpoints;
     old.source.difference(source).and(old.destination.difference(destination))
-}
-
-/// The difference of both ports or of the id, in memory order.
-#[inline(always)]
-fn ports_difference<F: Family>(
-    parsed: &Parsed<F>,
-    (source, destination): (u16, u16),
-) -> Difference {
-    let old = &parsed.tuple.endpoints;
-    Difference::NONE
-        .replace_u16(old.source_port.to_be(), source.to_be())
-        .replace_u16(old.destination_port.to_be(), destination.to_be())
 }

@@ -26,7 +26,7 @@ use aya_ebpf::{
 };
 use gateway_common::{
     family::{Family, V4, V6},
-    pipeline::Arrival,
+    pipeline::{self, Arrival},
     records::ticks_from_ns,
     tuple::Direction,
     verdict::{DropReason, PassReason, Verdict},
@@ -99,9 +99,11 @@ fn datapath<F: Maps>(skb: *mut __sk_buff, direction: Direction) -> i32 {
         frame_bytes: packet::frame_bytes(skb),
     };
     let mut tables = KernelTables::new(packet.context());
-    let verdict = match maps::config() {
-        Some(config) => F::process(&mut packet, &mut tables, config, &arrival),
-        None => Verdict::Drop(DropReason::NotConfigured),
+    let verdict = match (maps::config(), maps::work::<F>()) {
+        (Some(config), Some(work)) => {
+            pipeline::process_in(work, &mut packet, &mut tables, config, &arrival)
+        }
+        _ => Verdict::Drop(DropReason::NotConfigured),
     };
     action::apply(&verdict, arrival.frame_bytes)
 }

@@ -15,14 +15,12 @@ use aya_ebpf::{
 };
 use gateway_common::{
     family::{Family, Ipv4, Ipv6, V4, V6},
-    pipeline::{self, Arrival, Work},
+    pipeline::Work,
     records::{Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, Rule, Session},
     tables::{ClaimError, Route, RouteQuery, Tables},
     tuple::Tuple,
-    verdict::{COUNTERS as COUNTER_SLOTS, DropReason, NextHop, Verdict},
+    verdict::{COUNTERS as COUNTER_SLOTS, NextHop},
 };
-
-use crate::packet::SkbPacket;
 
 /// Default size of the session maps: two entries for each of a million flows.
 const SESSION_ENTRIES: usize = 2 << 20;
@@ -65,7 +63,9 @@ static RULES: HashMap<u32, Rule, RULE_ENTRIES, ON_DEMAND> = HashMap::new();
 static RULE_COUNTERS: PerCpuArray<Counter, RULE_ENTRIES> = PerCpuArray::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<Counter, { COUNTER_SLOTS as usize }> = PerCpuArray::new();
-// Where IPv6 packets are worked on: their records do not fit on the stack.
+// Where packets are worked on: what is found out about them does not fit on the stack.
+#[btf_map]
+static WORK_V4: PerCpuArray<Work<V4>, 1> = PerCpuArray::new();
 #[btf_map]
 static WORK_V6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
 
@@ -73,6 +73,13 @@ static WORK_V6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
 #[inline(always)]
 pub(crate) fn config() -> Option<&'static Config> {
     CONFIG.get(0)
+}
+
+/// Where this CPU works on packets of family `F`.
+#[inline(always)]
+pub(crate) fn work<F: Maps>() -> Option<&'static mut Work<F>> {
+    // SAFETY: the slot belongs to this CPU, and nothing interrupts one classifier by another.
+    F::WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
 }
 
 /// Adds one packet to counter `index`.
@@ -104,6 +111,7 @@ pub(crate) trait Maps: Family {
     const FIPS: &'static Fips<Self>;
     const DNATS: &'static Dnats<Self>;
     const SNATS: &'static Snats<Self>;
+    const WORK: &'static PerCpuArray<Work<Self>, 1>;
     /// `AF_INET` or `AF_INET6`.
     const AF: u8;
 
@@ -115,14 +123,6 @@ pub(crate) trait Maps: Family {
 
     /// The next hop as `bpf_redirect_neigh` takes it.
     fn neighbor(address: Self::Addr) -> bpf_redir_neigh;
-
-    /// Takes one packet through the gateway.
-    fn process(
-        packet: &mut SkbPacket,
-        tables: &mut KernelTables<Self>,
-        config: &Config,
-        arrival: &Arrival,
-    ) -> Verdict<Self>;
 }
 
 impl Maps for V4 {
@@ -130,6 +130,7 @@ impl Maps for V4 {
     const FIPS: &'static Fips<V4> = &FIPS_V4;
     const DNATS: &'static Dnats<V4> = &DNATS_V4;
     const SNATS: &'static Snats<V4> = &SNATS_V4;
+    const WORK: &'static PerCpuArray<Work<V4>, 1> = &WORK_V4;
     const AF: u8 = 2;
 
     #[inline(always)]
@@ -150,16 +151,6 @@ impl Maps for V4 {
         nexthop.ipv4_nh = u32::from_ne_bytes(address.octets);
         bpf_redir_neigh { nh_family: u32::from(Self::AF), __bindgen_anon_1: nexthop }
     }
-
-    #[inline(always)]
-    fn process(
-        packet: &mut SkbPacket,
-        tables: &mut KernelTables<V4>,
-        config: &Config,
-        arrival: &Arrival,
-    ) -> Verdict<V4> {
-        pipeline::process(packet, tables, config, arrival)
-    }
 }
 
 impl Maps for V6 {
@@ -167,6 +158,7 @@ impl Maps for V6 {
     const FIPS: &'static Fips<V6> = &FIPS_V6;
     const DNATS: &'static Dnats<V6> = &DNATS_V6;
     const SNATS: &'static Snats<V6> = &SNATS_V6;
+    const WORK: &'static PerCpuArray<Work<V6>, 1> = &WORK_V6;
     const AF: u8 = 10;
 
     #[inline(always)]
@@ -185,20 +177,6 @@ impl Maps for V6 {
     fn neighbor(address: Ipv6) -> bpf_redir_neigh {
         let nexthop = bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: address.words() };
         bpf_redir_neigh { nh_family: u32::from(Self::AF), __bindgen_anon_1: nexthop }
-    }
-
-    #[inline(always)]
-    fn process(
-        packet: &mut SkbPacket,
-        tables: &mut KernelTables<V6>,
-        config: &Config,
-        arrival: &Arrival,
-    ) -> Verdict<V6> {
-        let Some(work) = WORK_V6.get_ptr_mut(0) else {
-            return Verdict::Drop(DropReason::NotConfigured);
-        };
-        // SAFETY: the slot belongs to this CPU; nothing interrupts one classifier by another.
-        pipeline::process_in(unsafe { &mut *work }, packet, tables, config, arrival)
     }
 }
 
