@@ -152,7 +152,7 @@ fn inbound<F: Family, T: Tables<F>>(
         Route::Forward => {
             let action = unmatched(passage.config, DropReason::NotAddressedHere)?;
             // Pinned, so that the reply leaves untranslated too, whatever SNAT rule covers it.
-            Ok(if passage.work.parsed.is_trackable() { Action::OpenKept } else { action })
+            Ok(if passage.work.parsed.can_open() { Action::OpenKept } else { action })
         }
     }
 }

@@ -73,13 +73,21 @@ pub struct Parsed<F: Family> {
 }
 
 impl<F: Family> Parsed<F> {
-    /// Whether a session can be made for this packet: its ports are known, or it has none to know.
+    /// Whether this packet can belong to a session: its ports are known, or it has none to know.
     #[inline(always)]
     #[must_use]
     pub fn is_trackable(&self) -> bool {
         self.fragment == Fragment::Whole
             && (self.tuple.protocol != F::ICMP
                 || matches!(self.ports, PortFields::SourceId | PortFields::DestinationId))
+    }
+
+    /// Whether a session can be made for this packet. An answer to an ICMP query begins nothing:
+    /// its only id is the one that the other side chose.
+    #[inline(always)]
+    #[must_use]
+    pub fn can_open(&self) -> bool {
+        self.is_trackable() && self.ports != PortFields::DestinationId
     }
 }
 

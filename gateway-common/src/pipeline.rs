@@ -173,7 +173,7 @@ fn decide<F: Family, P: Packet, T: Tables<F>>(
     if passage.work.action == Action::Stateless {
         return Ok(());
     }
-    if !passage.work.parsed.is_trackable() {
+    if !passage.work.parsed.can_open() {
         return Err(parse::untrackable_reason(&passage.work.parsed).into());
     }
     // Another CPU may have opened the same flow meanwhile: its session is the one.
