@@ -71,11 +71,24 @@ pub struct Decoded {
 /// # Errors
 /// It is not an untagged IP packet, or it ends inside a header.
 pub fn decode(frame: &[u8]) -> Result<Decoded, String> {
+    read(frame, true)
+}
+
+/// As [`decode`], but believes in the length of the frame and not in what the IP header says of it,
+/// as the data path does.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_whole(frame: &[u8]) -> Result<Decoded, String> {
+    read(frame, false)
+}
+
+fn read(frame: &[u8], believe_length: bool) -> Result<Decoded, String> {
     let ether_type = word(frame, 12)?;
     let packet = &frame[14..];
     let mut decoded = match ether_type {
-        0x0800 => ipv4(packet)?,
-        0x86dd => ipv6(packet)?,
+        0x0800 => ipv4(packet, believe_length)?,
+        0x86dd => ipv6(packet, believe_length)?,
         other => return Err(format!("ether type {other:#06x}")),
     };
     if decoded.fragment.2 == 0 {
@@ -113,13 +126,13 @@ fn blank(source: IpAddr, destination: IpAddr) -> Decoded {
     }
 }
 
-fn ipv4(packet: &[u8]) -> Result<Decoded, String> {
+fn ipv4(packet: &[u8], believe_length: bool) -> Result<Decoded, String> {
     let fixed = slice(packet, 0..20)?;
     let header_bytes = usize::from(fixed[0] & 15) * 4;
     if fixed[0] >> 4 != 4 || header_bytes < 20 {
         return Err(format!("first byte {:#04x}", fixed[0]));
     }
-    let header = slice(packet, 0..header_bytes)?;
+    let header = &packet[..header_bytes.min(packet.len())];
     let address = |at: usize| Ipv4Addr::new(fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]);
     let mut decoded = blank(address(12).into(), address(16).into());
     (decoded.tos, decoded.ttl, decoded.protocol) = (fixed[1], fixed[8], fixed[9]);
@@ -131,18 +144,21 @@ fn ipv4(packet: &[u8]) -> Result<Decoded, String> {
         usize::from(field & 0x1fff) * 8,
         field & 0x2000 != 0,
     );
-    if checksum(&[header]) != 0 {
+    if header.len() < header_bytes {
+        decoded.faults.push(format!("header of {header_bytes} bytes"));
+    } else if checksum(&[header]) != 0 {
         decoded.faults.push("IP header checksum".into());
     }
     let total = usize::from(word(packet, 2)?);
     if total > packet.len() || total < header_bytes {
         decoded.faults.push(format!("total length {total} of {}", packet.len()));
     }
-    decoded.segment = packet[header_bytes..total.clamp(header_bytes, packet.len())].to_vec();
+    let end = if believe_length { total } else { packet.len() };
+    decoded.segment = packet[header.len()..end.clamp(header.len(), packet.len())].to_vec();
     Ok(decoded)
 }
 
-fn ipv6(packet: &[u8]) -> Result<Decoded, String> {
+fn ipv6(packet: &[u8], believe_length: bool) -> Result<Decoded, String> {
     let fixed = slice(packet, 0..40)?;
     if fixed[0] >> 4 != 6 {
         return Err(format!("first byte {:#04x}", fixed[0]));
@@ -157,7 +173,9 @@ fn ipv6(packet: &[u8]) -> Result<Decoded, String> {
     (decoded.protocol, decoded.ttl) = (fixed[6], fixed[7]);
     let mut at = 40;
     while matches!(decoded.protocol, 0 | 43 | 44 | 51 | 60) && decoded.fragment.2 == 0 {
-        let start = slice(packet, at..at + 8)?;
+        let Some(start) = packet.get(at..at + 8) else {
+            break;
+        };
         let units = usize::from(start[1]);
         let length = match decoded.protocol {
             44 => {
@@ -172,12 +190,17 @@ fn ipv6(packet: &[u8]) -> Result<Decoded, String> {
         decoded.protocol = start[0];
         at += length;
     }
-    decoded.extensions = slice(packet, 40..at)?.to_vec();
+    if at > packet.len() {
+        decoded.faults.push(format!("extension headers of {} bytes", at - 40));
+        at = packet.len();
+    }
+    decoded.extensions = packet[40..at].to_vec();
     let total = 40 + usize::from(word(packet, 4)?);
     if total > packet.len() || total < at {
         decoded.faults.push(format!("payload length {} of {}", total - 40, packet.len() - 40));
     }
-    decoded.segment = packet[at..total.clamp(at, packet.len())].to_vec();
+    let end = if believe_length { total } else { packet.len() };
+    decoded.segment = packet[at..end.clamp(at, packet.len())].to_vec();
     Ok(decoded)
 }
 

@@ -4,6 +4,7 @@ pub mod host;
 pub mod notation;
 pub mod pair;
 pub mod routes;
+pub mod traffic;
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -185,4 +185,5 @@ pub(super) fn sessions_opened_and_closed_are_counted(gw: &mut Gateway<'_>) {
     gw.advance(121);
     assert_eq!(gw.sweep(), 5);
     assert_eq!(gw.sessions(), []);
+    assert_eq!((gw.event(SESSIONS_OPENED), gw.event(SESSIONS_CLOSED)), (5, 5));
 }

@@ -97,6 +97,8 @@ cases! {
         a_range_of_one_port_serves_one_flow_per_remote,
         exhaustion_leaves_open_sessions_alone,
         every_port_of_a_range_is_found,
+        an_answer_that_nobody_asked_for_opens_no_session,
+        an_answer_with_the_id_of_a_query_keeps_its_checksum,
     }
     unmatched {
         a_source_without_rule_is_dropped_by_default,

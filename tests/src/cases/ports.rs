@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use gateway_common::records::Unmatched;
+use gateway_common::tuple::Direction;
 use gateway_common::verdict::DropReason;
 
 use super::Gateway;
-use crate::build_packet::{ACK, ping, tcp, udp};
+use crate::build_packet::{ACK, Draft, ping, tcp, udp};
 
 const REMOTE: &str = "198.51.100.7:53";
 
@@ -134,4 +136,23 @@ pub(super) fn every_port_of_a_range_is_found(gw: &mut Gateway<'_>) {
         })
         .collect();
     assert_eq!(used, (20_000..=20_007).collect());
+}
+
+pub(super) fn an_answer_that_nobody_asked_for_opens_no_session(gw: &mut Gateway<'_>) {
+    gw.snat("10.0.1.0/24", &["203.0.113.10"]);
+    let answer = || ping("198.51.100.7", "10.0.1.10", 7).reversed();
+    gw.outbound(answer()).dropped(DropReason::IcmpUntracked);
+    gw.configure(|config| config.unmatched = Unmatched::Forward as u8);
+    let inbound = answer().reversed();
+    let frame = gw.frame(Direction::Inbound, Draft { transport: answer().transport, ..inbound });
+    gw.send(Direction::Inbound, frame).forwarded().is("198.51.100.7", "10.0.1.10:7");
+    assert_eq!(gw.sessions(), []);
+}
+
+pub(super) fn an_answer_with_the_id_of_a_query_keeps_its_checksum(gw: &mut Gateway<'_>) {
+    gw.snat("10.0.1.0/24", &["203.0.113.10"]);
+    // Both have the same tuple: the one without source port, the other without destination port.
+    gw.outbound(ping("10.0.1.10", "198.51.100.7", 0)).forwarded();
+    let answer = ping("198.51.100.7", "10.0.1.10", 0).reversed();
+    gw.outbound(answer).forwarded().is("203.0.113.10", "198.51.100.7");
 }

@@ -12,8 +12,9 @@ use gateway_common::records::{
     ticks_from_secs,
 };
 use gateway_common::session::elapsed;
+use gateway_common::tables::Tables as _;
 use gateway_common::tuple::{Direction, Tuple};
-use gateway_common::verdict::{PassReason, Verdict};
+use gateway_common::verdict::{PassReason, SESSIONS_CLOSED, Verdict};
 
 use super::notation::Notation;
 use super::routes::{Links, Prefix, Routes, Target, ingress_mac};
@@ -175,7 +176,10 @@ fn sweep<F: Notation>(
         if over {
             tables.sessions.remove(&opposite_key);
             tables.sessions.remove(&key);
-            ended += u32::from(session.flags & ORIGINAL != 0);
+            if session.flags & ORIGINAL != 0 {
+                tables.count_event(SESSIONS_CLOSED);
+                ended += 1;
+            }
         }
     }
     ended

@@ -4,11 +4,12 @@ use gateway_common::family::{V4, V6};
 use gateway_common::mapping::{PortRange, has_port_classes};
 use gateway_common::records::Config;
 use gateway_common::tuple::Direction;
+use gateway_common::verdict::DropReason;
 
 use super::host::Host;
 use super::notation::{Entry, Flow, Notation, flow};
 use super::{Backend, Outcome};
-use crate::decode::{Decoded, decode, describe};
+use crate::decode::{Decoded, decode, decode_whole, describe};
 use crate::kernel::Tc;
 use crate::sim::{Choice, Random, SimTables};
 
@@ -37,8 +38,8 @@ impl<'a> Pair<'a> {
     /// Sends a frame through both. Returns what became of it.
     ///
     /// # Errors
-    /// They differ in verdict, reason, bytes or in a session entry that the packet asked for; the
-    /// error shows how.
+    /// They differ in verdict, reason, bytes or in a session entry that the packet asked for, or a
+    /// checksum that was right is wrong; the error shows how.
     pub fn send(
         &mut self,
         direction: Direction,
@@ -48,10 +49,9 @@ impl<'a> Pair<'a> {
         let complain = |what: &str, kernel: &dyn std::fmt::Debug, host: &dyn std::fmt::Debug| {
             format!("{what}: kernel {kernel:?}, host {host:?}\n{direction:?} {}", describe(frame))
         };
-        let outcome = self
-            .kernel
-            .deliver(direction, &mut in_kernel, None)
-            .map_err(|error| format!("{error:#}\n{direction:?} {}", describe(frame)))?;
+        let outcome = self.kernel.deliver(direction, &mut in_kernel, None).map_err(|error| {
+            format!("{error:#}\n{direction:?} {}\n{frame:02x?}", describe(frame))
+        })?;
         self.follow(frame, &in_kernel, outcome);
         let host = self.host.send(direction, &mut on_host).outcome;
         if outcome != host {
@@ -64,6 +64,9 @@ impl<'a> Pair<'a> {
                 describe(&on_host)
             );
             return Err(complain("bytes", &"see", &"below") + "\n" + &frames);
+        }
+        if outcome == Outcome::Forward && is_sound(frame) && !is_sound(&in_kernel) {
+            return Err(complain("checksum", &describe(&in_kernel), &"agrees"));
         }
         for flow in self.touched() {
             let [kernel, host] = [self.kernel.session(&flow), self.host.session(&flow)]
@@ -78,7 +81,11 @@ impl<'a> Pair<'a> {
 
     /// Lets the host choose the external port that the kernel chose.
     fn follow(&mut self, before: &[u8], after: &[u8], outcome: Outcome) {
-        let (before, after) = (decode(before), decode(after));
+        if !matches!(outcome, Outcome::Forward | Outcome::Drop(DropReason::PortsExhausted)) {
+            (self.host.v4.random, self.host.v6.random) = (Random::Xorshift(1), Random::Xorshift(1));
+            return;
+        }
+        let (before, after) = (decode_whole(before), decode_whole(after));
         let chosen = (outcome == Outcome::Forward).then_some(after.as_ref().ok()).flatten();
         let config = self.host.config();
         self.host.v4.random = choice::<V4>(before.as_ref().ok(), chosen, &config);
@@ -125,6 +132,11 @@ impl<'a> Pair<'a> {
             only(&host, &kernel)
         ))
     }
+}
+
+/// Whether all lengths and checksums of a frame are right, in the eyes of the test's own decoder.
+fn is_sound(frame: &[u8]) -> bool {
+    decode(frame).is_ok_and(|packet| packet.faults.is_empty())
 }
 
 fn passed_over<F: Notation>(tables: &SimTables<F>) -> (u32, u32) {

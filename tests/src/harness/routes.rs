@@ -125,7 +125,6 @@ impl Routes {
             ("10.0.2.0/24", via(links.internal, "10.0.1.1")),
             ("172.16.0.0/24", on_link(links.third)),
             ("192.0.2.0/24", Target::Refused),
-            ("127.0.0.0/8", Target::Local),
             (LAN, Target::Local),
             (WAN, Target::Local),
             ("172.16.0.254", Target::Local),
@@ -135,8 +134,10 @@ impl Routes {
         for eip in EIPS {
             routes.set_in_both(eip, Target::Local);
         }
-        for broadcast in ["10.0.1.255", "203.0.113.255", "172.16.0.255"] {
-            routes.set(prefix(broadcast), Target::Local);
+        for network in ["10.0.1", "203.0.113", "172.16.0"] {
+            // The kernel's own broadcast addresses, and those of any router in IPv6 (RFC 4291 2.6.1).
+            routes.set(prefix(&format!("{network}.255")), Target::Local);
+            routes.set(embed_prefix(prefix(&format!("{network}.0"))), Target::Local);
         }
         routes
     }

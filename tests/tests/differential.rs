@@ -1,0 +1,201 @@
+//! The programs in the kernel against the host code, packet by packet, on random traffic.
+//!
+//! | variable | default | |
+//! |---|---|---|
+//! | `DIFFERENTIAL_PACKETS` | 50000 | how many packets |
+//! | `DIFFERENTIAL_SEED` | 1 | which packets; a failure prints it |
+
+use std::time::Instant;
+
+use gateway_common::records::{Timeouts, Unmatched};
+use gateway_common::verdict::{SESSIONS_CLOSED, SESSIONS_OPENED};
+use gateway_tests::build_packet::UDP;
+use gateway_tests::decode::decode_whole;
+use gateway_tests::harness::pair::Pair;
+use gateway_tests::harness::traffic::{Traffic, rules};
+use gateway_tests::harness::{Backend, NatRule, Outcome};
+use gateway_tests::kernel::{self, Options};
+
+/// After how many packets all sessions are compared and something is changed.
+const ROUND: u64 = 1000;
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().expect(variable))
+}
+
+/// Two gateways with the same rules, which no session outlives by itself.
+fn set_up(pair: &mut Pair<'_>) {
+    pair.both(|backend| {
+        for rule in rules() {
+            backend.add(&rule);
+        }
+        let never = u32::MAX / 2 - 1;
+        let mut config = backend.config();
+        config.timeouts = Timeouts {
+            tcp_opening: never,
+            tcp_established: never,
+            tcp_closing: never,
+            udp_new: never,
+            udp_stream: never,
+            icmp: never,
+            other: never,
+        };
+        backend.configure(config);
+    });
+}
+
+/// Changes the configuration, or a rule.
+fn disturb(pair: &mut Pair<'_>, traffic: &mut Traffic) -> Result<(), String> {
+    let dice = traffic.dice();
+    let policy = dice.pick(&[Unmatched::Drop, Unmatched::Forward, Unmatched::Kernel]);
+    let ports = dice.pick(&[(1024, u16::MAX), (20_000, 20_003), (30_000, 30_000), (5000, 6000)]);
+    let generation = u32::from(!dice.chance(3));
+    let mtu = dice.pick(&[1500, 1500, 9000]);
+    pair.both(|backend| {
+        let mut config = backend.config();
+        config.unmatched = policy as u8;
+        (config.port_low, config.port_high) = ports;
+        config.generation = generation;
+        config.routing = config.routing.wrapping_add(1);
+        config.internal_mtu = mtu.min(1500);
+        backend.configure(config);
+    });
+    if dice.chance(30) {
+        let all = rules();
+        let rule = all[dice.below(all.len())].clone();
+        pair.both(|backend| backend.remove(&rule));
+        let [kernel, host] = [pair.kernel.sweep(), pair.host.sweep()];
+        if kernel != host {
+            return Err(format!("sweep: {kernel} sessions in the kernel, {host} on the host"));
+        }
+        pair.compare_sessions()?;
+        pair.both(|backend| backend.add(&rule));
+    }
+    Ok(())
+}
+
+/// How many packets met which end.
+#[derive(Debug, Default)]
+struct Tally {
+    forwarded: u64,
+    passed: u64,
+    dropped: u64,
+    sessions: usize,
+}
+
+fn run(pair: &mut Pair<'_>, seed: u64, packets: u64) -> Result<Tally, String> {
+    let mut traffic = Traffic::new(seed);
+    let mut tally = Tally::default();
+    let numbered = |count: u64, why: String| format!("seed {seed}, packet {count}: {why}");
+    for count in 0..packets {
+        if count % ROUND == ROUND - 1 {
+            let entries = pair.compare_sessions().map_err(|why| numbered(count, why))?;
+            tally.sessions = tally.sessions.max(entries);
+            disturb(pair, &mut traffic).map_err(|why| numbered(count, why))?;
+        }
+        let (direction, frame) = traffic.next_frame();
+        pair.kernel.checksum_complete = traffic.dice().chance(50) && sum_is_kept(&frame);
+        let (outcome, after) = pair.send(direction, &frame).map_err(|why| numbered(count, why))?;
+        match outcome {
+            Outcome::Forward => {
+                tally.forwarded += 1;
+                traffic.learn(direction, &after);
+            }
+            Outcome::Pass(_) => tally.passed += 1,
+            Outcome::Drop(_) => tally.dropped += 1,
+        }
+    }
+    pair.compare_sessions().map_err(|why| numbered(packets, why))?;
+    counters_agree(pair).map_err(|why| numbered(packets, why))?;
+    Ok(tally)
+}
+
+/// Whether the sum of a packet's bytes is kept right. The kernel's helpers do not follow the ports
+/// of a datagram without checksum, and nobody ever looks at the sum of one.
+fn sum_is_kept(frame: &[u8]) -> bool {
+    decode_whole(frame).is_ok_and(|packet| packet.protocol != UDP || packet.checksum != Some(0))
+        && frame[12] == 8
+}
+
+fn counters_agree(pair: &mut Pair<'_>) -> Result<(), String> {
+    for event in [SESSIONS_OPENED, SESSIONS_CLOSED] {
+        let [kernel, host] = [pair.kernel.event(event), pair.host.event(event)];
+        if kernel != host {
+            return Err(format!("event {event}: kernel {kernel}, host {host}"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn kernel_and_host_agree_on_random_traffic() {
+    let packets = number("DIFFERENTIAL_PACKETS", 50_000);
+    let seed = number("DIFFERENTIAL_SEED", 1);
+    let capacity = 1 << 18;
+    kernel::run(Options { capacity }, |tc| {
+        let started = Instant::now();
+        let mut pair = Pair::new(tc, capacity);
+        set_up(&mut pair);
+        let tally = run(&mut pair, seed, packets).unwrap_or_else(|why| panic!("{why}"));
+        println!("{packets} packets in {:.1?}: {tally:?}", started.elapsed());
+        // Traffic that is nearly all dropped would show nothing.
+        assert!(tally.forwarded > packets / 4 && tally.sessions > 100, "{tally:?}");
+    });
+}
+
+#[test]
+fn kernel_and_host_agree_when_sessions_run_out() {
+    let seed = number("DIFFERENTIAL_SEED", 1);
+    // Of larger maps the kernel only estimates the fill.
+    let capacity = 101;
+    kernel::run(Options { capacity }, |tc| {
+        let mut pair = Pair::new(tc, capacity);
+        set_up(&mut pair);
+        let tally = run(&mut pair, seed, 5000).unwrap_or_else(|why| panic!("{why}"));
+        assert!(tally.sessions >= 100, "{tally:?}");
+    });
+}
+
+/// Runs on two gateways of which the one in the kernel has been changed.
+fn difference_is_seen(change: fn(&mut dyn Backend)) {
+    let capacity = 1 << 14;
+    kernel::run(Options { capacity }, |tc| {
+        let mut pair = Pair::new(tc, capacity);
+        set_up(&mut pair);
+        change(&mut *pair.kernel);
+        let why = run(&mut pair, 1, 5000).expect_err("a difference");
+        assert!(why.contains("kernel"), "{why}");
+    });
+}
+
+#[test]
+fn another_port_of_a_backend_would_be_seen() {
+    difference_is_seen(|kernel| {
+        for rule in rules() {
+            if let NatRule::Dnat { external, protocol, mut inside, id } = rule {
+                inside.set_port(inside.port() + 1);
+                kernel.add(&NatRule::Dnat { external, protocol, inside, id });
+            }
+        }
+    });
+}
+
+#[test]
+fn another_rule_id_would_be_seen() {
+    difference_is_seen(|kernel| {
+        for rule in rules() {
+            if let NatRule::Snat { prefix, mut pool } = rule {
+                pool[0].1 += 50;
+                kernel.add(&NatRule::Snat { prefix, pool });
+            }
+        }
+    });
+}
+
+#[test]
+fn another_policy_would_be_seen() {
+    difference_is_seen(|kernel| {
+        let config = kernel.config();
+        kernel.configure(gateway_common::records::Config { unmatched: 2, ..config });
+    });
+}
