@@ -30,8 +30,7 @@ fn an_edited_manifest_cuts_only_the_flows_of_the_removed_rule() {
     let refused = || Ok(probe::tcp_refused(&lab.world.net.x.ns, DNAT_ECHO_D).ok());
     let refusal = lab.must("removal", wait_until("the rule to go", SOON, refused));
     assert_eq!(refusal, Refusal::Refused);
-    doomed.set_patience(Duration::from_millis(500)).expect("a timeout");
-    assert!(doomed.echo("am I alive?").is_err(), "the flow of the removed rule lives on");
+    lab.must("the flow of the removed rule", doomed.wait_for_end(SOON));
     lab.all_alive(&mut open, "after the removal");
 
     lab.world.configure(&manifests.yaml()).expect("a change");
@@ -64,13 +63,13 @@ fn a_removed_snat_rule_and_a_removed_floating_ip_cut_their_flows_at_once() {
     };
     lab.must("SNAT", wait_until("B to leave by the wide rule", SOON, wide_now));
     for (what, doomed) in [("SNAT", &mut snat), ("floating IP", &mut fip)] {
-        doomed.set_patience(Duration::from_millis(500)).expect("a timeout");
-        assert!(doomed.echo("am I alive?").is_err(), "the flow of the removed {what} lives on");
+        lab.must(&format!("the flow of the removed {what}"), doomed.wait_for_end(SOON));
     }
     lab.must("the flow of another SNAT rule", wide.echo("still here"));
     lab.must("a DNAT flow", dnat.echo("still here"));
-    let addresses = lab.external_addresses();
-    assert!(!addresses.contains(&EIP_FIP.to_string()), "the EIP stays:\n{addresses}");
+    let address = EIP_FIP.to_string();
+    let gone = || Ok((!lab.external_addresses().contains(&address)).then_some(()));
+    lab.must("the address", wait_until("the removed EIP to go", SOON, gone));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::netns::Netns;
+use super::wait::wait_until;
 
 /// How long an answer may take.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -175,12 +176,15 @@ impl TcpProbe {
         Ok(())
     }
 
-    /// Changes how long an echo may take.
+    /// Waits until nothing comes back any more.
     ///
     /// # Errors
-    /// The kernel refuses the value.
-    pub fn set_patience(&self, patience: Duration) -> Result<()> {
-        Ok(self.reader.get_ref().set_read_timeout(Some(patience))?)
+    /// It still works after `patience`.
+    pub fn wait_for_end(&mut self, patience: Duration) -> Result<()> {
+        self.reader.get_ref().set_read_timeout(Some(SILENCE))?;
+        wait_until("the connection to end", patience, || {
+            Ok(self.echo("am I alive?").is_err().then_some(()))
+        })
     }
 }
 

@@ -142,13 +142,14 @@ fn http_through_dnat(net: &Topology) -> Result<Observation> {
 fn dnat_reply(net: &Topology) -> Result<Observation> {
     let capture = Capture::start(&net.x.ns, "ext", Filter::Ipv4)?;
     let exchange = probe::tcp(&net.x.ns, 0, DNAT_ECHO)?;
-    let is_reply = |packet: &&Packet| packet.destination_port() == exchange.local.port();
-    let replies: Vec<_> = capture.packets().iter().filter(is_reply).cloned().collect();
+    let is_reply = |packet: &Packet| packet.destination_port() == exchange.local.port();
+    capture.wait_for("a reply", is_reply)?;
+    let replies: Vec<_> = capture.packets().into_iter().filter(is_reply).collect();
     let right = |packet: &Packet| {
         SocketAddrV4::new(packet.source, packet.source_port()) == DNAT_ECHO
             && packet.source != EIP_SNAT
     };
-    ensure!(!replies.is_empty() && replies.iter().all(right), "{}", summary(&replies));
+    ensure!(replies.iter().all(right), "{}", summary(&replies));
     Ok(Observation::new(format_args!("TCP X to {DNAT_ECHO}"), "replies from the same EIP only"))
 }
 
