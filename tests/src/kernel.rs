@@ -7,6 +7,7 @@ mod maps;
 mod namespace;
 mod test_run;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -47,19 +48,65 @@ pub struct Options {
 /// # Panics
 /// `work` does, or a precondition is missing and [`REQUIRE`] is 1.
 pub fn run(options: Options, work: impl FnOnce(&mut Tc) + Send) {
+    let Some(object) = granted() else {
+        return;
+    };
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            let mut tc = Tc::load(&object, options).expect("programs in a new namespace");
+            work(&mut tc);
+        });
+        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+/// The eBPF object, or `None` after printing why the test is skipped.
+///
+/// # Panics
+/// A precondition is missing and [`REQUIRE`] is 1.
+#[must_use]
+pub fn granted() -> Option<Vec<u8>> {
     match object() {
-        Ok(object) => std::thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                let mut tc = Tc::load(&object, options).expect("programs in a new namespace");
-                work(&mut tc);
-            });
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        }),
+        Ok(object) => Some(object),
         Err(error) if std::env::var(REQUIRE).is_ok_and(|value| value == "1") => {
             panic!("{REQUIRE}=1, but {error:#}")
         }
-        Err(error) => println!("skipped: {error:#}"),
+        Err(error) => {
+            println!("skipped: {error:#}");
+            None
+        }
     }
+}
+
+/// Sizes of key and value of every map in the object, as the kernel made it.
+///
+/// # Errors
+/// The object cannot be loaded.
+pub fn map_sizes(object: &[u8]) -> Result<BTreeMap<String, (usize, usize)>> {
+    let ebpf = loader(64).load(object).context("failed to load the eBPF object")?;
+    let mut sizes = BTreeMap::new();
+    for (name, map) in ebpf.maps() {
+        let (Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)) = map
+        else {
+            bail!("map {name} is of a kind that the data path does not use");
+        };
+        let info = data.info().with_context(|| format!("map {name}"))?;
+        sizes.insert(name.to_owned(), (info.key_size() as usize, info.value_size() as usize));
+    }
+    Ok(sizes)
+}
+
+/// A loader that makes session maps of this many entries.
+fn loader(capacity: u32) -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    for sessions in ["SESSIONS_V4", "SESSIONS_V6"] {
+        loader.map_max_entries(sessions, capacity);
+    }
+    loader
 }
 
 /// The eBPF object, if it and the privilege to load it are there.
@@ -107,11 +154,8 @@ impl Tc {
     /// Moves this thread into a new namespace and loads the object there.
     fn load(object: &[u8], options: Options) -> Result<Self> {
         let links = namespace::enter()?;
-        let mut loader = EbpfLoader::new();
-        for sessions in ["SESSIONS_V4", "SESSIONS_V6"] {
-            loader.map_max_entries(sessions, options.capacity);
-        }
-        let mut ebpf = loader.load(object).context("failed to load the eBPF object")?;
+        let mut ebpf =
+            loader(options.capacity).load(object).context("failed to load the eBPF object")?;
         for name in ["tc_internal", "tc_external", "sweep_v4", "sweep_v6"] {
             let program: &mut SchedClassifier = ebpf
                 .program_mut(name)
