@@ -59,6 +59,10 @@ pub struct Work<F: Family> {
     pub draft: Session<F>,
     /// Key of the entry that the reply will find.
     pub reply_key: Tuple<F>,
+    /// The session that holds a wanted port, and the key of its other entry.
+    pub holder: Session<F>,
+    /// See [`Work::holder`].
+    pub holder_key: Tuple<F>,
     /// Why the slow path ended, if it did.
     exit: Exit,
 }
@@ -73,6 +77,8 @@ impl<F: Family> Default for Work<F> {
             flags: 0,
             draft: Session::default(),
             reply_key: Tuple::default(),
+            holder: Session::default(),
+            holder_key: Tuple::default(),
             exit: Exit::Drop(DropReason::HelperFailed),
         }
     }

@@ -3,7 +3,7 @@
 use crate::{
     classify::{self, Action},
     family::Family,
-    mapping::{self, PortRange, TRIES},
+    mapping::{self, EXHAUSTED_TICKS, PortRange, PortWalk, TRIES, WalkEnd},
     pipeline::{Arrival, Passage},
     records::{HAIRPIN, ORIGINAL, POOL_MEMBERS, Session, Ticks},
     tables::{ClaimError, Route, Tables},
@@ -189,30 +189,68 @@ fn claim_pool<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Resul
     Err(DropReason::PortsExhausted.into())
 }
 
-/// Draws ports of the source port's class until one is free.
+/// Finds a free port of the source port's class: a few at random, then all of them in turn.
 ///
 /// A protocol without ports has one try: its only tuple.
 #[inline(always)]
 fn claim_port<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
     let work = &mut *passage.work;
     let classes = mapping::has_port_classes(work.parsed.tuple.protocol);
-    let walks = classes || work.parsed.tuple.protocol == F::ICMP;
+    if !classes && work.parsed.tuple.protocol != F::ICMP {
+        return match passage.tables.claim(&work.reply_key, &work.draft) {
+            Ok(()) => Ok(()),
+            Err(ClaimError::Occupied) => Err(DropReason::PortsExhausted.into()),
+            Err(ClaimError::Full) => Err(DropReason::SessionsFull.into()),
+        };
+    }
     let source_port = work.parsed.tuple.endpoints.source_port;
     let range = PortRange::for_source(classes, source_port, passage.config);
     let mut seed = passage.tables.random();
     for _ in 0..TRIES {
-        if walks {
-            work.reply_key.endpoints.destination_port = range.candidate(seed);
-            seed = mapping::next_seed(seed);
-        }
+        work.reply_key.endpoints.destination_port = range.candidate(seed);
+        seed = mapping::next_seed(seed);
         match passage.tables.claim(&work.reply_key, &work.draft) {
             Ok(()) => return Ok(()),
-            Err(ClaimError::Occupied) if walks => {}
-            Err(ClaimError::Occupied) => break,
+            Err(ClaimError::Occupied) => {}
             Err(ClaimError::Full) => return Err(DropReason::SessionsFull.into()),
         }
     }
-    Err(DropReason::PortsExhausted.into())
+    walk_ports(passage, range, seed)
+}
+
+/// Walks through the whole range, unless that was in vain a moment ago.
+#[inline(always)]
+fn walk_ports<F: Family, T: Tables<F>>(
+    passage: &mut Passage<'_, F, T>,
+    range: PortRange,
+    seed: u32,
+) -> Result<(), Exit> {
+    let now = passage.arrival.now;
+    passage.work.reply_key.endpoints.destination_port = range.low();
+    let until = passage.tables.exhausted(&passage.work.reply_key);
+    if until.is_some_and(|until| elapsed(until, now) <= EXHAUSTED_TICKS) {
+        return Err(DropReason::PortsExhausted.into());
+    }
+    let low = u32::from(range.low());
+    let mut walk = PortWalk {
+        work: passage.work,
+        timeouts: &passage.config.timeouts,
+        low,
+        size: range.size(),
+        start: u32::from(range.candidate(seed)) - low,
+        end: WalkEnd::Exhausted,
+    };
+    passage.tables.walk(&mut walk);
+    match walk.end {
+        WalkEnd::Claimed => Ok(()),
+        WalkEnd::Full => Err(DropReason::SessionsFull.into()),
+        WalkEnd::Exhausted => {
+            let key = &mut passage.work.reply_key;
+            key.endpoints.destination_port = range.low();
+            passage.tables.set_exhausted(key, now.wrapping_add(EXHAUSTED_TICKS));
+            Err(DropReason::PortsExhausted.into())
+        }
+    }
 }
 
 /// Inserts the reply's entry for a tuple that must be used as it is; `false` if it was there.

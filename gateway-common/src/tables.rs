@@ -2,7 +2,8 @@
 
 use crate::{
     family::Family,
-    records::{Dnat, DnatKey, Fip, FipKey, PoolMember, Session},
+    mapping::PortWalk,
+    records::{Dnat, DnatKey, Fip, FipKey, PoolMember, Session, Ticks},
     tuple::Tuple,
     verdict::NextHop,
 };
@@ -50,6 +51,25 @@ pub trait Tables<F: Family> {
 
     /// Removes a session entry, if it is there.
     fn release(&mut self, key: &Tuple<F>);
+
+    /// Walks through ports until one is free.
+    fn walk(&mut self, walk: &mut PortWalk<'_, F>)
+    where
+        Self: Sized,
+    {
+        for index in 0..walk.size {
+            if walk.step(index, self) {
+                return;
+            }
+        }
+    }
+
+    /// Until when a range of ports is known to be exhausted. The key is that of a reply whose
+    /// destination port is the lowest of the range.
+    fn exhausted(&mut self, key: &Tuple<F>) -> Option<Ticks>;
+
+    /// Remembers that. It may be forgotten at any time.
+    fn set_exhausted(&mut self, key: &Tuple<F>, until: Ticks);
 
     /// The FIP rule of `key`.
     fn fip(&mut self, key: &FipKey<F>) -> Option<&Fip<F>>;

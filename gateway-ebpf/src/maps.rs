@@ -4,19 +4,22 @@ use core::{ffi::c_void, marker::PhantomData};
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_ANY, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
         BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNSUPP_LWT,
         BPF_NOEXIST, bpf_fib_lookup as FibParameters, bpf_redir_neigh,
         bpf_redir_neigh__bindgen_ty_1,
     },
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
-    helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
+    helpers::generated::{bpf_fib_lookup, bpf_for_each_map_elem, bpf_get_prandom_u32},
     macros::btf_map,
 };
 use gateway_common::{
     family::{Family, Ipv4, Ipv6, V4, V6},
+    mapping::PortWalk,
     pipeline::Work,
-    records::{Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, Rule, Session},
+    records::{
+        Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, Rule, Session, Ticks,
+    },
     tables::{ClaimError, Route, RouteQuery, Tables},
     tuple::Tuple,
     verdict::{COUNTERS as COUNTER_SLOTS, NextHop},
@@ -31,12 +34,16 @@ const RULE_ENTRIES: usize = 1 << 17;
 /// Most SNAT source prefixes.
 const PREFIX_ENTRIES: usize = 1 << 14;
 
+/// Most exhausted port ranges that are remembered; the oldest are forgotten first.
+const EXHAUSTED_ENTRIES: usize = 4096;
+
 /// Memory is taken when an entry is made, so an idle gateway costs little.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
 type Sessions<F> = HashMap<Tuple<F>, Session<F>, SESSION_ENTRIES, ON_DEMAND>;
 type Fips<F> = HashMap<FipKey<F>, Fip<F>, RULE_ENTRIES, ON_DEMAND>;
 type Dnats<F> = HashMap<DnatKey<F>, Dnat<F>, RULE_ENTRIES, ON_DEMAND>;
+type Exhausted<F> = LruHashMap<Tuple<F>, Ticks, EXHAUSTED_ENTRIES>;
 type Snats<F> = LpmTrie<<F as Family>::Addr, Pool<F>, PREFIX_ENTRIES>;
 
 #[btf_map]
@@ -57,6 +64,13 @@ static DNATS_V6: Dnats<V6> = HashMap::new();
 static SNATS_V4: Snats<V4> = LpmTrie::new();
 #[btf_map]
 static SNATS_V6: Snats<V6> = LpmTrie::new();
+#[btf_map]
+static EXHAUSTED_V4: Exhausted<V4> = LruHashMap::new();
+#[btf_map]
+static EXHAUSTED_V6: Exhausted<V6> = LruHashMap::new();
+// Holds nothing: walking through it is the loop over 65 536 ports (kernel 5.13; bpf_loop is 5.17).
+#[btf_map]
+static PORTS: Array<u8, { 1 << 16 }> = Array::new();
 #[btf_map]
 static RULES: HashMap<u32, Rule, RULE_ENTRIES, ON_DEMAND> = HashMap::new();
 #[btf_map]
@@ -111,6 +125,7 @@ pub(crate) trait Maps: Family {
     const FIPS: &'static Fips<Self>;
     const DNATS: &'static Dnats<Self>;
     const SNATS: &'static Snats<Self>;
+    const EXHAUSTED: &'static Exhausted<Self>;
     const WORK: &'static PerCpuArray<Work<Self>, 1>;
     /// `AF_INET` or `AF_INET6`.
     const AF: u8;
@@ -130,6 +145,7 @@ impl Maps for V4 {
     const FIPS: &'static Fips<V4> = &FIPS_V4;
     const DNATS: &'static Dnats<V4> = &DNATS_V4;
     const SNATS: &'static Snats<V4> = &SNATS_V4;
+    const EXHAUSTED: &'static Exhausted<V4> = &EXHAUSTED_V4;
     const WORK: &'static PerCpuArray<Work<V4>, 1> = &WORK_V4;
     const AF: u8 = 2;
 
@@ -158,6 +174,7 @@ impl Maps for V6 {
     const FIPS: &'static Fips<V6> = &FIPS_V6;
     const DNATS: &'static Dnats<V6> = &DNATS_V6;
     const SNATS: &'static Snats<V6> = &SNATS_V6;
+    const EXHAUSTED: &'static Exhausted<V6> = &EXHAUSTED_V6;
     const WORK: &'static PerCpuArray<Work<V6>, 1> = &WORK_V6;
     const AF: u8 = 10;
 
@@ -221,6 +238,20 @@ fn fib_lookup<F: Maps>(
     code as u32
 }
 
+/// One step of a walk through the ports; 1 ends it.
+extern "C" fn try_port<F: Maps>(
+    _map: *mut c_void,
+    index: *const u32,
+    _value: *const u8,
+    walk: *mut PortWalk<'_, F>,
+) -> i64 {
+    // No step asks for a route, so no context is needed.
+    let mut tables = KernelTables::new(core::ptr::null_mut());
+    // SAFETY: the kernel passes the index and the pointer that `walk` was called with.
+    let over = unsafe { (*walk).step(*index, &mut tables) };
+    i64::from(over)
+}
+
 /// `-EEXIST`.
 const EXISTS: i32 = -17;
 
@@ -244,6 +275,32 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
     fn release(&mut self, key: &Tuple<F>) {
         // It fails only if the entry is gone already.
         let _ = F::SESSIONS.remove(key);
+    }
+
+    #[inline(always)]
+    fn walk(&mut self, walk: &mut PortWalk<'_, F>) {
+        let ports: *const _ = &PORTS;
+        // SAFETY: the callback has the signature that the kernel calls it with.
+        unsafe {
+            bpf_for_each_map_elem(
+                ports.cast_mut().cast(),
+                try_port::<F> as *mut c_void,
+                (&raw mut *walk).cast(),
+                0,
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn exhausted(&mut self, key: &Tuple<F>) -> Option<Ticks> {
+        // SAFETY: read at once.
+        unsafe { F::EXHAUSTED.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_exhausted(&mut self, key: &Tuple<F>, until: Ticks) {
+        // Forgetting costs a walk.
+        let _ = F::EXHAUSTED.insert(key, until, u64::from(BPF_ANY));
     }
 
     #[inline(always)]
