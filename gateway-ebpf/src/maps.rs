@@ -25,8 +25,10 @@ use gateway_common::{
     verdict::{COUNTERS as COUNTER_SLOTS, NextHop},
 };
 
-/// Default size of the session maps: two entries for each of a million flows.
-const SESSION_ENTRIES: usize = 2 << 20;
+/// Default size of a session map: two entries for each of 262 144 flows, as many as conntrack takes
+/// by default. Entries cost memory when they are made, but the map's buckets (16 bytes for each
+/// entry there could be) are there from the start, and every sweep walks them.
+const SESSION_ENTRIES: usize = 2 << 18;
 
 /// Most rules of one kind, and most rule ids.
 const RULE_ENTRIES: usize = 1 << 17;

@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
     },
-    helpers::generated::{bpf_check_mtu, bpf_l4_csum_replace, bpf_skb_pull_data},
+    helpers::generated::{bpf_check_mtu, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_pull_data},
 };
 use gateway_common::{
     checksum::{ChecksumDelta, Difference, L4Checksum},
@@ -122,6 +122,17 @@ impl Packet for SkbPacket {
             bpf_check_mtu(self.context(), egress, &mut mtu, 0, u64::from(BPF_MTU_CHK_SEGS))
         };
         result != 0
+    }
+
+    #[inline(always)]
+    fn add_to_sum(&mut self, difference: Difference) {
+        if difference.is_none() {
+            return;
+        }
+        // `bpf_l4_csum_replace` with BPF_F_PSEUDO_HDR takes the addresses off the sum again, as is
+        // right for IPv4; BPF_F_IPV6, which tells it not to, is not in every kernel.
+        // SAFETY: the helper takes the context. It fails if there is no sum, which is as well.
+        unsafe { bpf_csum_update(self.skb, difference.to_wsum()) };
     }
 
     #[inline(always)]
