@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use gateway_common::records::{
-    Counter, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, Session, SnatKey,
+    Counter, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, Session, SnatKey, Ticks,
 };
 use gateway_common::tables::{ClaimError, Route, RouteQuery, Tables};
 use gateway_common::tuple::Tuple;
@@ -37,6 +37,8 @@ pub struct Choice<F: Notation> {
     pub taken: u32,
     /// External endpoints refused although they are free.
     pub free: u32,
+    /// Whether a range of ports was remembered to be exhausted.
+    pub remembered: bool,
 }
 
 /// What a gateway knows, in ordered maps.
@@ -52,6 +54,8 @@ pub struct SimTables<F: Notation> {
     pub dnats: BTreeMap<DnatKey<F>, Dnat<F>>,
     /// SNAT rules.
     pub snats: BTreeMap<SnatKey<F>, Pool<F>>,
+    /// Ranges of ports that were walked in vain, and until when that is believed.
+    pub exhausted: BTreeMap<Tuple<F>, Ticks>,
     /// The routing table.
     pub routes: Rc<Routes>,
     /// The source of random numbers.
@@ -76,6 +80,7 @@ impl<F: Notation> SimTables<F> {
             fips: BTreeMap::new(),
             dnats: BTreeMap::new(),
             snats: BTreeMap::new(),
+            exhausted: BTreeMap::new(),
             routes,
             random: Random::Xorshift(0x2545_f491),
             rule_counters: BTreeMap::new(),
@@ -110,12 +115,14 @@ impl<F: Notation> SimTables<F> {
 
 impl<F: Notation> Tables<F> for SimTables<F> {
     fn session(&mut self, key: &Tuple<F>) -> Option<&mut Session<F>> {
-        self.touched.push(*key);
+        // A walk through the ports asks for all of them.
+        if !self.choosing {
+            self.touched.push(*key);
+        }
         self.sessions.get_mut(key)
     }
 
     fn claim(&mut self, key: &Tuple<F>, session: &Session<F>) -> Result<(), ClaimError> {
-        self.touched.push(*key);
         if self.chosen_otherwise(key) {
             return Err(ClaimError::Occupied);
         }
@@ -127,6 +134,7 @@ impl<F: Notation> Tables<F> for SimTables<F> {
         }
         // The port is ours; what is claimed next is the entry of the packet itself.
         self.choosing = false;
+        self.touched.push(*key);
         self.sessions.insert(*key, *session);
         Ok(())
     }
@@ -134,6 +142,18 @@ impl<F: Notation> Tables<F> for SimTables<F> {
     fn release(&mut self, key: &Tuple<F>) {
         self.touched.push(*key);
         self.sessions.remove(key);
+    }
+
+    fn exhausted(&mut self, key: &Tuple<F>) -> Option<Ticks> {
+        let until = self.exhausted.get(key).copied();
+        if let Random::Follow(choice) = &mut self.random {
+            choice.remembered |= until.is_some();
+        }
+        until
+    }
+
+    fn set_exhausted(&mut self, key: &Tuple<F>, until: Ticks) {
+        self.exhausted.insert(*key, until);
     }
 
     fn fip(&mut self, key: &FipKey<F>) -> Option<&Fip<F>> {
