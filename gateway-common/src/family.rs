@@ -191,6 +191,9 @@ pub trait Family: Copy + Debug + Default + Eq + Ord + 'static {
     /// Writes both addresses into the network header at offset `at`, takes `hops` off its TTL and
     /// keeps its checksum right, if it has one.
     ///
+    /// `addresses` is the difference of both addresses. Returns by how much the sum of the header's
+    /// bytes changes: by nothing if a checksum in it makes up for the rest.
+    ///
     /// # Errors
     ///
     /// [`Truncated`] if the header is not there.
@@ -200,7 +203,8 @@ pub trait Family: Copy + Debug + Default + Eq + Ord + 'static {
         hops: u8,
         source: &Self::Addr,
         destination: &Self::Addr,
-    ) -> Result<(), Truncated>;
+        addresses: Difference,
+    ) -> Result<Difference, Truncated>;
 }
 
 /// IPv4.
@@ -243,13 +247,11 @@ impl Family for V4 {
         hops: u8,
         source: &Ipv4,
         destination: &Ipv4,
-    ) -> Result<(), Truncated> {
+        addresses: Difference,
+    ) -> Result<Difference, Truncated> {
         let header = packet.at::<ipv4::Ipv4Header>(at)?;
         let (old_ttl, protocol) = (header.ttl, header.protocol);
         let new_ttl = old_ttl.saturating_sub(hops);
-        let addresses = Ipv4 { octets: header.source }
-            .difference(source)
-            .and(Ipv4 { octets: header.destination }.difference(destination));
         let whole = addresses.replace_u16(
             u16::from_ne_bytes([old_ttl, protocol]),
             u16::from_ne_bytes([new_ttl, protocol]),
@@ -258,7 +260,7 @@ impl Family for V4 {
         header.checksum = whole.apply(header.checksum);
         header.source = source.octets;
         header.destination = destination.octets;
-        Ok(())
+        Ok(Difference::NONE)
     }
 }
 
@@ -302,12 +304,19 @@ impl Family for V6 {
         hops: u8,
         source: &Ipv6,
         destination: &Ipv6,
-    ) -> Result<(), Truncated> {
+        addresses: Difference,
+    ) -> Result<Difference, Truncated> {
         let header = packet.at::<ipv6::Ipv6Header>(at)?;
-        header.hop_limit = header.hop_limit.saturating_sub(hops);
+        let (old_limit, next) = (header.hop_limit, header.next_header);
+        let new_limit = old_limit.saturating_sub(hops);
+        let whole = addresses.replace_u16(
+            u16::from_ne_bytes([next, old_limit]),
+            u16::from_ne_bytes([next, new_limit]),
+        );
+        header.hop_limit = new_limit;
         header.source = source.octets;
         header.destination = destination.octets;
-        Ok(())
+        Ok(whole)
     }
 }
 

@@ -158,8 +158,10 @@ pub fn translate<F: Family, P: Packet, T>(
     let ports = (ends.source_port, ends.destination_port);
     let at = quote_at(&work.parsed);
     let quoted = translate_quote(packet, at, quote, &ends.destination, destination, ports)?;
-    F::rewrite(packet, ethernet::BYTES, 1, &ends.source, &ends.destination)?;
-    let addresses = addresses_difference(&work.parsed, &ends.source, &ends.destination);
+    let (source, destination) = (&ends.source, &ends.destination);
+    let addresses = addresses_difference(&work.parsed, source, destination);
+    let header = F::rewrite(packet, ethernet::BYTES, 1, source, destination, addresses)?;
+    packet.add_to_sum(header);
     let at = usize::from(work.parsed.l4) + usize::from(transport::ICMP_CHECKSUM);
     packet.patch_l4(at, work.parsed.checksum, ChecksumDelta { addresses, ports: quoted })?;
     Ok(())

@@ -3,7 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::{
-    checksum::{ChecksumDelta, L4Checksum},
+    checksum::{ChecksumDelta, Difference, L4Checksum},
     wire::ethernet,
 };
 
@@ -38,6 +38,12 @@ pub trait Packet {
     ///
     /// `mtu` is that interface's MTU in bytes, without the Ethernet header.
     fn exceeds(&mut self, egress: u32, mtu: u32) -> bool;
+
+    /// Takes note that the bytes of the frame have changed by `difference`, and that no checksum in
+    /// it makes up for that: IPv6 has none in its header.
+    ///
+    /// A medium whose hardware has summed up the frame (`CHECKSUM_COMPLETE`) keeps that sum right.
+    fn add_to_sum(&mut self, difference: Difference);
 
     /// Brings the layer-4 checksum at `offset` up to date after addresses or ports were rewritten.
     ///
@@ -90,6 +96,8 @@ impl Packet for HostPacket<'_> {
     fn exceeds(&mut self, _egress: u32, mtu: u32) -> bool {
         self.frame_bytes() > mtu.saturating_add(ethernet::BYTES as u32)
     }
+
+    fn add_to_sum(&mut self, _difference: Difference) {}
 
     fn patch_l4(
         &mut self,

@@ -27,15 +27,14 @@ pub fn translate<F: Family, P: Packet>(
     parsed: &Parsed<F>,
     new: &Endpoints<F>,
 ) -> Result<(), Exit> {
-    F::rewrite(packet, ethernet::BYTES, 1, &new.source, &new.destination)?;
+    let (source, destination) = (&new.source, &new.destination);
+    let addresses = addresses_difference(parsed, source, destination);
+    let header = F::rewrite(packet, ethernet::BYTES, 1, source, destination, addresses)?;
+    packet.add_to_sum(header);
     let ports = write_ports(packet, parsed, (new.source_port, new.destination_port))?;
     if parsed.checksum != L4Checksum::None {
         let at = usize::from(parsed.l4) + usize::from(parsed.checksum_at);
-        let delta = ChecksumDelta {
-            addresses: addresses_difference(parsed, &new.source, &new.destination),
-            ports,
-        };
-        packet.patch_l4(at, parsed.checksum, delta)?;
+        packet.patch_l4(at, parsed.checksum, ChecksumDelta { addresses, ports })?;
     }
     Ok(())
 }
@@ -94,12 +93,10 @@ pub fn translate_quote<F: Family, P: Packet>(
     destination: &F::Addr,
     ports: (u16, u16),
 ) -> Result<Difference, Truncated> {
-    F::rewrite(packet, at, 0, source, destination)?;
-    let ports = write_ports(packet, quote, ports)?;
     let addresses = addresses_difference(quote, source, destination);
+    let header = F::rewrite(packet, at, 0, source, destination, addresses)?;
+    let ports = write_ports(packet, quote, ports)?;
     let delta = ChecksumDelta { addresses, ports };
-    // Within an IPv4 header the checksum makes up for the addresses; IPv6 has none.
-    let header = if F::BITS == 32 { Difference::NONE } else { addresses };
     let changed = header.and(delta.ports);
     if quote.checksum == L4Checksum::None {
         return Ok(changed);
