@@ -1,20 +1,23 @@
 //! Bulk transfers: the content that arrives is the content that was sent, and how fast it went.
 
 use std::fs;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
 
 use anyhow::Result;
 use gateway_tests::lab::addresses::X;
 use gateway_tests::lab::checks::{Checks, Observation};
 use gateway_tests::lab::http::{self, HTTP_PORT, Transfer, random_file};
 use gateway_tests::lab::manifests::{DNAT_HTTP, EIP_DNAT};
+use gateway_tests::lab::netns::Netns;
 use gateway_tests::lab::perf::{Iperf, stream};
 use gateway_tests::lab::tier;
 use gateway_tests::lab::topology::{Checksums, External, Options};
 use gateway_tests::lab::world::World;
 
 const MEGABYTES: u32 = 64;
-const SECONDS: u32 = 2;
+const SECONDS: u32 = 1;
+const RUNS: u32 = 3;
 
 fn observed(path: &str, transfer: Transfer) -> Observation {
     let Transfer { bytes, .. } = transfer;
@@ -27,9 +30,9 @@ fn observed(path: &str, transfer: Transfer) -> Observation {
 /// Both directions of a connection that the client opens.
 fn both_ways(
     world: &World,
-    client: &gateway_tests::lab::netns::Netns,
+    client: &Netns,
     server: SocketAddrV4,
-    files: &std::path::Path,
+    files: &Path,
     checks: &mut Checks,
 ) {
     let original = world.net.scratch.join("original");
@@ -79,6 +82,12 @@ fn content_survives_when_senders_compute_checksums() {
     content_survives(&Options { checksums: Checksums::AtSender, ..Options::default() });
 }
 
+/// The best of several runs: whatever else the machine does only makes a run slower.
+fn best_stream(ns: &Netns, to: Ipv4Addr) -> Result<f64> {
+    let rates = (0..RUNS).map(|_| stream(ns, to, SECONDS)).collect::<Result<Vec<_>>>()?;
+    Ok(rates.into_iter().fold(0.0, f64::max))
+}
+
 /// Prints the rates; nothing is asserted about time.
 fn throughput_against_plain_forwarding(external: External) {
     let Some(binary) = tier::gateway() else { return };
@@ -87,17 +96,17 @@ fn throughput_against_plain_forwarding(external: External) {
     let _servers =
         [&net.b, &net.x].map(|host| Iperf::start(&host.ns, &net.scratch).expect("iperf3"));
     net.route_plainly().expect("routes");
-    let plain_out = stream(&net.b.ns, X, SECONDS).expect("plain forwarding, outbound");
-    let plain_in = stream(&net.x.ns, net.b.v4, SECONDS).expect("plain forwarding, inbound");
+    let plain_out = best_stream(&net.b.ns, X).expect("plain forwarding, outbound");
+    let plain_in = best_stream(&net.x.ns, net.b.v4).expect("plain forwarding, inbound");
     let gateway = world.start_gateway(&binary, &[]).unwrap_or_else(|e| panic!("{e:#}"));
     for (what, ns, to, plain) in
         [("SNAT", &net.b.ns, X, plain_out), ("DNAT", &net.x.ns, EIP_DNAT, plain_in)]
     {
-        let rate = stream(ns, to, SECONDS)
+        let rate = best_stream(ns, to)
             .unwrap_or_else(|error| panic!("{what}: {error:#}\n{}", gateway.diagnostics()));
         let ratio = rate / plain;
         println!(
-            "measured: one TCP stream, {external:?}, {what}: {rate:.1} Gbit/s, \
+            "measured: one TCP stream, best of {RUNS}, {external:?}, {what}: {rate:.1} Gbit/s, \
              plain kernel forwarding: {plain:.1} Gbit/s, ratio {ratio:.2}"
         );
     }
