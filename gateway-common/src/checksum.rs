@@ -101,6 +101,8 @@ impl L4Checksum {
                 [0, 0] => [0xff, 0xff],
                 patched => patched,
             },
+            // Not even which of the two zeros it is: the helper of the kernel would turn them.
+            Self::Plain if delta.ports.is_none() => field,
             Self::Plain => delta.ports.apply(field),
         }
     }

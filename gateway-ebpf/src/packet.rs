@@ -147,6 +147,7 @@ impl Packet for SkbPacket {
         // finished one that hardware reported (CHECKSUM_COMPLETE) is only changed by them.
         let optional = match kind {
             L4Checksum::None => return Ok(()),
+            L4Checksum::Plain if delta.ports.is_none() => return Ok(()),
             L4Checksum::Plain => return self.replace(offset, delta.ports, 0),
             L4Checksum::Pseudo => 0,
             L4Checksum::PseudoOptional => BPF_F_MARK_MANGLED_0,
