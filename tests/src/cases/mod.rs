@@ -7,14 +7,17 @@ mod dnat;
 mod fip;
 mod gateway;
 mod hairpin;
+mod icmp_errors;
 mod life;
 mod limits;
 mod malformed;
 mod ports;
+mod sent;
 mod snat;
 mod unmatched;
 
-pub use self::gateway::{Gateway, Seen, Sent};
+pub use self::gateway::Gateway;
+pub use self::sent::{Seen, Sent};
 
 /// How many entries the session maps take, unless a case says otherwise.
 pub const CAPACITY: u32 = 1 << 14;
@@ -153,6 +156,25 @@ cases! {
         a_protocol_without_ports_passes,
         the_class_of_the_source_port_is_kept,
         fragments_of_a_plain_host_are_refused,
+    }
+    icmp_errors {
+        an_error_from_outside_reaches_the_host_inside,
+        an_error_from_inside_comes_from_the_eip,
+        an_error_about_a_port_forward_names_the_eip,
+        an_error_about_a_ping_names_the_id_of_the_host,
+        an_error_about_a_floating_ip_passes_both_ways,
+        an_error_in_a_hairpin_reaches_the_other_host,
+        a_quote_of_eight_bytes_is_enough,
+        a_quote_of_fewer_bytes_is_refused,
+        a_quote_with_options_is_translated.ipv4_only(),
+        a_quote_with_extension_headers_is_translated.ipv6_only(),
+        the_quote_of_a_datagram_without_checksum_stays_without.ipv4_only(),
+        the_mtu_of_too_big_is_kept,
+        an_error_neither_counts_nor_refreshes,
+        an_error_about_no_session_is_refused_or_the_gateways_own,
+        an_error_to_somebody_else_than_the_sender_is_refused,
+        an_error_about_an_error_is_refused,
+        an_error_at_its_last_hop_goes_no_further,
     }
     limits {
         the_last_hop_outbound_is_the_kernels,

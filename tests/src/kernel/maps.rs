@@ -8,7 +8,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
-    Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, Record, Rule, Session, SnatKey,
+    Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, Record, Rule, Session, SnatKey, Ticks,
 };
 use gateway_common::tuple::Tuple;
 
@@ -48,6 +48,7 @@ pub(super) struct FamilyMaps<F: Notation> {
     fips: HashMap<MapData, Raw<FipKey<F>>, Raw<Fip<F>>>,
     dnats: HashMap<MapData, Raw<DnatKey<F>>, Raw<Dnat<F>>>,
     snats: LpmTrie<MapData, F::Octets, Raw<Pool<F>>>,
+    exhausted: HashMap<MapData, Raw<Tuple<F>>, Ticks>,
 }
 
 impl<F: Notation> FamilyMaps<F> {
@@ -59,6 +60,7 @@ impl<F: Notation> FamilyMaps<F> {
             fips: take(ebpf, &named("FIPS"))?,
             dnats: take(ebpf, &named("DNATS"))?,
             snats: take(ebpf, &named("SNATS"))?,
+            exhausted: take(ebpf, &named("EXHAUSTED"))?,
         })
     }
 
@@ -67,6 +69,7 @@ impl<F: Notation> FamilyMaps<F> {
         empty(&mut self.sessions);
         empty(&mut self.fips);
         empty(&mut self.dnats);
+        empty(&mut self.exhausted);
         let keys: Vec<_> = self.snats.keys().collect::<Result<_, _>>().expect("keys");
         for key in keys {
             self.snats.remove(&key).expect("a key that is there");
