@@ -199,8 +199,8 @@ fn claim_port<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Resul
     if !classes && work.parsed.tuple.protocol != F::ICMP {
         return match passage.tables.claim(&work.reply_key, &work.draft) {
             Ok(()) => Ok(()),
-            Err(ClaimError::Occupied) => Err(DropReason::PortsExhausted.into()),
             Err(ClaimError::Full) => Err(DropReason::SessionsFull.into()),
+            Err(ClaimError::Occupied) => claim_again(passage, DropReason::PortsExhausted),
         };
     }
     let source_port = work.parsed.tuple.endpoints.source_port;
@@ -261,14 +261,41 @@ fn walk_ports<F: Family, T: Tables<F>>(
 fn claim_kept<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<bool, Exit> {
     let (key, reply) = (&passage.work.reply_key, &passage.work.draft);
     match passage.tables.claim(key, reply) {
-        Ok(()) => Ok(true),
-        Err(ClaimError::Full) => Err(DropReason::SessionsFull.into()),
-        Err(ClaimError::Occupied) => match passage.tables.session(key) {
-            Some(there) if there.translated == reply.translated && there.rule == reply.rule => {
-                Ok(false)
-            }
-            _ => Err(DropReason::TupleTaken.into()),
-        },
+        Ok(()) => return Ok(true),
+        Err(ClaimError::Full) => return Err(DropReason::SessionsFull.into()),
+        Err(ClaimError::Occupied) => {}
+    }
+    match passage.tables.session(key) {
+        Some(there) if there.translated == reply.translated && there.rule == reply.rule => {
+            Ok(false)
+        }
+        _ => claim_again(passage, DropReason::TupleTaken).map(|()| true),
+    }
+}
+
+/// Inserts the reply's entry for its only tuple, if the session that has it is over.
+#[inline(always)]
+fn claim_again<F: Family, T: Tables<F>>(
+    passage: &mut Passage<'_, F, T>,
+    taken: DropReason,
+) -> Result<(), Exit> {
+    match claim_over(passage) {
+        WalkEnd::Claimed => Ok(()),
+        WalkEnd::Exhausted => Err(taken.into()),
+        WalkEnd::Full => Err(DropReason::SessionsFull.into()),
+    }
+}
+
+// A function of its own for its stack frame.
+#[inline(never)]
+fn claim_over<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> WalkEnd {
+    if mapping::is_taken(passage.work, &passage.config.timeouts, passage.tables) {
+        return WalkEnd::Exhausted;
+    }
+    match passage.tables.claim(&passage.work.reply_key, &passage.work.draft) {
+        Ok(()) => WalkEnd::Claimed,
+        Err(ClaimError::Occupied) => WalkEnd::Exhausted,
+        Err(ClaimError::Full) => WalkEnd::Full,
     }
 }
 
