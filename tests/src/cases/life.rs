@@ -187,3 +187,37 @@ pub(super) fn sessions_opened_and_closed_are_counted(gw: &mut Gateway<'_>) {
     assert_eq!(gw.sessions(), []);
     assert_eq!((gw.event(SESSIONS_OPENED), gw.event(SESSIONS_CLOSED)), (5, 5));
 }
+
+pub(super) fn an_expired_session_gives_its_port_away_before_the_sweep(gw: &mut Gateway<'_>) {
+    gw.snat("10.0.1.0/24", &["203.0.113.10"]);
+    gw.configure(|config| (config.port_low, config.port_high) = (30_000, 30_000));
+    gw.outbound(udp(INSIDE, REMOTE)).forwarded();
+    gw.advance(121);
+    gw.outbound(udp("10.0.1.20:4000", REMOTE)).forwarded().is("203.0.113.10:30000", REMOTE);
+    assert_eq!(gw.sessions().len(), 2);
+    gw.session("10.0.1.20:4000", REMOTE);
+    // A live one keeps it.
+    gw.advance(119);
+    gw.outbound(udp(INSIDE, REMOTE)).dropped(DropReason::PortsExhausted);
+}
+
+pub(super) fn an_expired_session_gives_its_tuple_away_before_the_sweep(gw: &mut Gateway<'_>) {
+    gw.dnat("203.0.113.11:80", TCP, "10.0.1.10:8080");
+    gw.dnat("203.0.113.12:80", TCP, "10.0.1.10:8080");
+    let client = "198.51.100.7:5000";
+    gw.inbound(tcp(client, "203.0.113.11:80", SYN)).forwarded();
+    gw.advance(239);
+    gw.inbound(tcp(client, "203.0.113.12:80", SYN)).dropped(DropReason::TupleTaken);
+    gw.advance(2);
+    let there = gw.inbound(tcp(client, "203.0.113.12:80", SYN)).forwarded();
+    gw.outbound(there.answer()).forwarded().is("203.0.113.12:80", client);
+    assert_eq!(gw.sessions().len(), 2);
+}
+
+pub(super) fn an_expired_session_without_ports_gives_way_before_the_sweep(gw: &mut Gateway<'_>) {
+    gw.snat("10.0.1.0/24", &["203.0.113.10"]);
+    gw.outbound(other(99, "10.0.1.10", "198.51.100.7")).forwarded();
+    gw.advance(301);
+    let there = gw.outbound(other(99, "10.0.1.20", "198.51.100.7")).forwarded();
+    gw.inbound(there.answer()).forwarded().is("198.51.100.7", "10.0.1.20");
+}

@@ -99,7 +99,7 @@ cases! {
         a_pool_overflows_to_its_other_members_before_it_refuses,
         a_range_of_one_port_serves_one_flow_per_remote,
         exhaustion_leaves_open_sessions_alone,
-        every_port_of_a_range_is_found,
+        a_range_is_used_to_the_last_port,
         an_answer_that_nobody_asked_for_opens_no_session,
         an_answer_with_the_id_of_a_query_keeps_its_checksum,
     }
@@ -207,6 +207,9 @@ cases! {
         a_half_without_its_other_half_ends_soon,
         a_lost_half_of_a_port_forward_is_made_again,
         a_swept_port_is_free_again,
+        an_expired_session_gives_its_port_away_before_the_sweep,
+        an_expired_session_gives_its_tuple_away_before_the_sweep,
+        an_expired_session_without_ports_gives_way_before_the_sweep,
         sessions_opened_and_closed_are_counted,
     }
     malformed {

@@ -125,17 +125,19 @@ pub(super) fn exhaustion_leaves_open_sessions_alone(gw: &mut Gateway<'_>) {
     }
 }
 
-pub(super) fn every_port_of_a_range_is_found(gw: &mut Gateway<'_>) {
-    gw.snat("10.0.1.0/24", &["203.0.113.10"]);
-    gw.configure(|config| (config.port_low, config.port_high) = (20_000, 20_007));
-    let used: BTreeSet<u16> = (0..200)
-        .filter_map(|flow| {
-            let sent = gw.outbound(udp(&format!("10.0.1.10:{}", 5000 + flow), REMOTE));
-            let forwarded = sent.outcome() == crate::harness::Outcome::Forward;
-            forwarded.then(|| sent.forwarded().source().port())
-        })
-        .collect();
-    assert_eq!(used, (20_000..=20_007).collect());
+pub(super) fn a_range_is_used_to_the_last_port(gw: &mut Gateway<'_>) {
+    gw.snat("10.0.0.0/16", &["203.0.113.10"]);
+    let packet = |flow: u16| {
+        let (subnet, host) = (flow / 200, 1 + flow % 200);
+        udp(&format!("10.0.{subnet}.{host}:700"), REMOTE)
+    };
+    let used: BTreeSet<u16> =
+        (600..=1023).map(|flow| gw.outbound(packet(flow)).forwarded().source().port()).collect();
+    assert_eq!(used, (600..=1023).collect());
+    gw.outbound(packet(1024)).dropped(DropReason::PortsExhausted);
+    // And again, while it is remembered.
+    gw.outbound(packet(1025)).dropped(DropReason::PortsExhausted);
+    assert_eq!(gw.sessions().len(), 2 * 424);
 }
 
 pub(super) fn an_answer_that_nobody_asked_for_opens_no_session(gw: &mut Gateway<'_>) {
