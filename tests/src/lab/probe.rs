@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::netns::Netns;
 use super::wait::wait_until;
@@ -174,6 +174,15 @@ impl TcpProbe {
         self.reader.read_line(&mut answer).context("no echo")?;
         ensure!(answer.trim_end() == line, "sent {line:?}, got {answer:?}");
         Ok(())
+    }
+
+    /// Ends the connection with a RST, so that its port is free at once.
+    ///
+    /// # Errors
+    /// The kernel refuses the option.
+    pub fn reset(self) -> Result<()> {
+        let socket = SockRef::from(self.reader.get_ref());
+        Ok(socket.set_linger(Some(Duration::ZERO))?)
     }
 
     /// Waits until nothing comes back any more.

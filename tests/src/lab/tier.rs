@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 use super::netns;
 
@@ -61,6 +63,12 @@ fn granted<T>(outcome: Result<T>) -> Option<T> {
 pub fn namespaces_possible() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("network namespaces need root");
+    }
+    let unshared = thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET)).join();
+    match unshared {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => bail!("network namespaces are not allowed here: {error}"),
+        Err(_) => bail!("no thread to try a network namespace"),
     }
     netns::run(Command::new("ip").args(["netns", "list"])).context("iproute2 is missing").map(drop)
 }

@@ -77,7 +77,19 @@ impl World {
     /// # Errors
     /// It is not ready in time.
     pub fn start_gateway(&self, binary: &Path, arguments: &[&str]) -> Result<Gateway> {
-        let manifests = Manifests::standard(&self.net.name);
-        Gateway::start(&self.net, self.settings(binary, &manifests, arguments)?)
+        self.start_gateway_with(binary, &Manifests::standard(&self.net.name), arguments)
+    }
+
+    /// Starts a gateway with other rules.
+    ///
+    /// # Errors
+    /// It is not ready in time.
+    pub fn start_gateway_with(
+        &self,
+        binary: &Path,
+        manifests: &Manifests,
+        arguments: &[&str],
+    ) -> Result<Gateway> {
+        Gateway::start(&self.net, self.settings(binary, manifests, arguments)?)
     }
 }
