@@ -122,8 +122,13 @@ pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<
         passage.tables.count_event(SESSIONS_OPENED);
         return Ok(());
     };
-    // An entry that was there already belongs to whoever made it.
-    if claimed {
+    // An entry that was there already belongs to whoever made it, and one that the session of another
+    // CPU leads to has become part of that.
+    let shared = match passage.tables.session(&work.parsed.tuple) {
+        Some(there) => there.translated == work.draft.translated,
+        None => false,
+    };
+    if claimed && !shared {
         passage.tables.release(&work.reply_key);
     }
     Err(match error {
