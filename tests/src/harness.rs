@@ -141,8 +141,8 @@ pub trait Backend {
 
     /// Adds a rule.
     fn add(&mut self, rule: &NatRule) {
-        for (id, kind) in rule.ids() {
-            self.set_rule(id, Some(record(kind)));
+        for id in rule.ids() {
+            self.set_rule(id, Some(record(rule.kind())));
         }
         self.write(rule, true);
     }
@@ -150,7 +150,7 @@ pub trait Backend {
     /// Removes a rule.
     fn remove(&mut self, rule: &NatRule) {
         self.write(rule, false);
-        for (id, _) in rule.ids() {
+        for id in rule.ids() {
             self.set_rule(id, None);
         }
     }
@@ -199,12 +199,20 @@ pub trait Backend {
 }
 
 impl NatRule {
-    /// The ids of the rule, with their kind.
-    fn ids(&self) -> Vec<(u32, RuleKind)> {
+    /// The ids of the rule: one, or one for each member of a pool.
+    #[must_use]
+    pub fn ids(&self) -> Vec<u32> {
         match self {
-            Self::Fip { id, .. } => vec![(*id, RuleKind::Fip)],
-            Self::Dnat { id, .. } => vec![(*id, RuleKind::Dnat)],
-            Self::Snat { pool, .. } => pool.iter().map(|(_, id)| (*id, RuleKind::Snat)).collect(),
+            Self::Fip { id, .. } | Self::Dnat { id, .. } => vec![*id],
+            Self::Snat { pool, .. } => pool.iter().map(|(_, id)| *id).collect(),
+        }
+    }
+
+    fn kind(&self) -> RuleKind {
+        match self {
+            Self::Fip { .. } => RuleKind::Fip,
+            Self::Dnat { .. } => RuleKind::Dnat,
+            Self::Snat { .. } => RuleKind::Snat,
         }
     }
 

@@ -6,6 +6,7 @@
 mod maps;
 mod namespace;
 mod test_run;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ use gateway_common::verdict::{DropReason, PassReason};
 
 use self::maps::{FamilyMaps, Raw, sum};
 use self::test_run::{Answer, Frame};
+pub use self::worker::Worker;
 use crate::harness::routes::{Links, Prefix, Routes, Target};
 use crate::harness::{Backend, Delivery, Outcome, Store, config};
 
@@ -32,7 +34,8 @@ pub const OBJECT: &str = "VPC_GATEWAY_EBPF_OBJECT";
 /// With this set to 1, a missing precondition is a failure.
 pub const REQUIRE: &str = "GATEWAY_REQUIRE_KERNEL";
 
-const FORWARDED: u32 = 7;
+/// What a program returns for a packet that it has sent on.
+pub const FORWARDED: u32 = 7;
 const PASSED: u32 = 0;
 const DROPPED: u32 = 2;
 
@@ -334,6 +337,7 @@ impl Backend for Tc {
         for index in 0..self.before.len() {
             let counter = sum(&self.counters, index as u32).expect("COUNTERS");
             self.before[index] = counter.packets;
+            self.known[index] = counter;
         }
         self.configure(config(&self.links));
     }

@@ -102,10 +102,11 @@ impl Backend for Host {
     }
 
     fn set_rule(&mut self, id: u32, rule: Option<Rule>) {
-        match rule {
-            Some(rule) => self.rules.insert(id, rule),
-            None => self.rules.remove(&id),
-        };
+        set(&mut self.rules, id, rule);
+        if rule.is_some() {
+            self.v4.rule_counters.remove(&id);
+            self.v6.rule_counters.remove(&id);
+        }
     }
 
     fn set_route(&mut self, prefix: Prefix, target: Target) {

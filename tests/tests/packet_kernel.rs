@@ -1,0 +1,137 @@
+//! Packets that meet in the programs on two CPUs.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use gateway_common::tuple::Direction;
+use gateway_common::verdict::SESSIONS_OPENED;
+use gateway_tests::build_packet::{ACK, Draft, TCP, tcp, udp};
+use gateway_tests::decode::decode;
+use gateway_tests::harness::routes::{embed_prefix, ingress_mac, prefix};
+use gateway_tests::harness::{Backend, NatRule};
+use gateway_tests::kernel::{self, FORWARDED, Options, Tc, Worker};
+
+/// Two threads at a time are as many as have a CPU each.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+const CAPACITY: u32 = 1 << 16;
+const REMOTE: &str = "198.51.100.7:443";
+
+/// Adds a pool of one EIP for the whole VPC, with a range of this many ports.
+fn one_eip(tc: &mut Tc, ports: u16) {
+    let eip = prefix("203.0.113.10").0;
+    let network = prefix("10.0.0.0/8");
+    tc.add(&NatRule::Snat { prefix: network, pool: vec![(eip, 1)] });
+    let (network, eip) = (embed_prefix(network), embed_prefix((eip, 32)).0);
+    tc.add(&NatRule::Snat { prefix: network, pool: vec![(eip, 2)] });
+    let config = tc.config();
+    let (port_low, port_high) = (20_000, 20_000 + ports - 1);
+    tc.configure(gateway_common::records::Config { port_low, port_high, ..config });
+}
+
+/// Sends two lists of packets from two threads, the n-th of both at once. Returns what became of
+/// them, in order.
+fn on_two_cpus(tc: &Tc, packets: [Vec<Vec<u8>>; 2]) -> [Vec<(u32, Vec<u8>)>; 2] {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let arrived = AtomicUsize::new(0);
+    let workers = [Worker::of(tc), Worker::of(tc)].map(|worker| worker.expect("a worker"));
+    std::thread::scope(|scope| {
+        let threads = workers.iter().zip(packets).map(|(worker, packets)| {
+            let arrived = &arrived;
+            scope.spawn(move || {
+                worker.enter().expect("the namespace");
+                let send = |(index, packet): (usize, Vec<u8>)| {
+                    // A barrier that sleeps would wake both threads too far apart.
+                    arrived.fetch_add(1, Ordering::SeqCst);
+                    while arrived.load(Ordering::SeqCst) < 2 * (index + 1) {
+                        std::hint::spin_loop();
+                    }
+                    worker.send(Direction::Outbound, &packet).expect("a test run")
+                };
+                packets.into_iter().enumerate().map(send).collect::<Vec<_>>()
+            })
+        });
+        let threads: Vec<_> = threads.collect();
+        let mut results = threads.into_iter().map(|thread| thread.join().expect("a worker"));
+        [results.next().expect("one"), results.next().expect("two")]
+    })
+}
+
+fn frames(drafts: impl Iterator<Item = Draft>) -> Vec<Vec<u8>> {
+    drafts.map(|draft| draft.frame(ingress_mac(Direction::Outbound))).collect()
+}
+
+#[test]
+fn two_cpus_never_give_out_the_same_port() {
+    kernel::run(Options { capacity: CAPACITY }, |tc| {
+        const FLOWS: u16 = 4000;
+        // Two hosts with the same source ports, one remote, as many ports as flows.
+        one_eip(tc, 2 * FLOWS);
+        let host = |host: &'static str| {
+            frames((0..FLOWS).map(move |flow| udp(&format!("{host}:{}", 10_000 + flow), REMOTE)))
+        };
+        let results = on_two_cpus(tc, [host("10.0.1.10"), host("10.0.1.20")]);
+        let mut external = BTreeSet::new();
+        for (code, frame) in results.iter().flatten() {
+            assert_eq!(*code, FORWARDED);
+            external.insert(decode(frame).expect("a packet").from());
+        }
+        assert_eq!(external.len(), 2 * usize::from(FLOWS), "every flow has a port of its own");
+        assert_eq!(tc.sessions().len(), 4 * usize::from(FLOWS));
+        assert_eq!(tc.event(SESSIONS_OPENED), 2 * u64::from(FLOWS));
+    });
+}
+
+#[test]
+fn two_cpus_that_open_the_same_flow_open_one_session() {
+    kernel::run(Options { capacity: CAPACITY }, |tc| {
+        const FLOWS: u16 = 4000;
+        one_eip(tc, 40_000);
+        for ipv6 in [false, true] {
+            let flow = |flow: u16| {
+                let draft = udp(&format!("10.0.1.10:{}", 10_000 + flow), REMOTE);
+                if ipv6 { draft.over_ipv6() } else { draft }
+            };
+            let packets = || frames((0..FLOWS).map(flow));
+            let [one, two] = on_two_cpus(tc, [packets(), packets()]);
+            for (index, pair) in one.iter().zip(&two).enumerate() {
+                assert_eq!((pair.0.0, pair.1.0), (FORWARDED, FORWARDED), "flow {index}");
+                assert_eq!(pair.0.1, pair.1.1, "flow {index}: both CPUs translate alike");
+            }
+        }
+        assert_eq!(tc.sessions().len(), 4 * usize::from(FLOWS));
+        assert_eq!(tc.event(SESSIONS_OPENED), 2 * u64::from(FLOWS));
+    });
+}
+
+#[test]
+fn two_cpus_that_open_the_same_port_forward_open_one_session() {
+    kernel::run(Options { capacity: CAPACITY }, |tc| {
+        const FLOWS: u16 = 4000;
+        tc.add(&NatRule::Fip {
+            eip: prefix("203.0.113.14").0,
+            inside: prefix("10.0.1.5").0,
+            id: 1,
+        });
+        tc.add(&NatRule::Dnat {
+            external: "203.0.113.11:80".parse().expect("an endpoint"),
+            protocol: TCP,
+            inside: "10.0.1.10:8080".parse().expect("an endpoint"),
+            id: 2,
+        });
+        // From a floating IP to a port forward: the tuple must be kept, so both want the same.
+        let packets =
+            || {
+                frames((0..FLOWS).map(|flow| {
+                    tcp(&format!("10.0.1.5:{}", 10_000 + flow), "203.0.113.11:80", ACK)
+                }))
+            };
+        let results = on_two_cpus(tc, [packets(), packets()]);
+        for (code, _) in results.iter().flatten() {
+            assert_eq!(*code, FORWARDED);
+        }
+        assert_eq!(tc.sessions().len(), 2 * usize::from(FLOWS));
+        assert_eq!(tc.event(SESSIONS_OPENED), u64::from(FLOWS));
+    });
+}
