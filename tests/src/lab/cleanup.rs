@@ -20,6 +20,12 @@ static ACTIONS: Mutex<BTreeMap<u64, Action>> = Mutex::new(BTreeMap::new());
 static NEXT: AtomicU64 = AtomicU64::new(1);
 static CAUGHT: AtomicI32 = AtomicI32::new(0);
 
+const CLEANUP_THREAD: &str = "cleanup";
+
+fn on_cleanup_thread() -> bool {
+    thread::current().name() == Some(CLEANUP_THREAD)
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -40,6 +46,12 @@ impl Undo {
 
 impl Drop for Undo {
     fn drop(&mut self) {
+        if CAUGHT.load(Ordering::SeqCst) != 0 && !on_cleanup_thread() {
+            // The failures that a clean-up causes must not end the process before it is through.
+            loop {
+                thread::park();
+            }
+        }
         let action = locked(&ACTIONS).remove(&self.id);
         if let Some(action) = action {
             action();
@@ -102,7 +114,7 @@ fn install() -> Result<()> {
         unsafe { sigaction(signal, &action) }.context("failed to install a signal handler")?;
     }
     thread::Builder::new()
-        .name("cleanup".into())
+        .name(CLEANUP_THREAD.into())
         .spawn(wait_for_signal)
         .context("failed to start the cleanup thread")?;
     Ok(())
