@@ -8,6 +8,7 @@
 //! | `check` | formatting, lints, documentation, licences, file sizes |
 //! | `test` | all tests, by tier, with a summary |
 //! | `demo` | real traffic through a gateway in network namespaces |
+//! | `verify` | older kernels in QEMU: programs loaded, one packet translated |
 //! | `ci` | what CI runs |
 //!
 //! The verbs print plain steps, inherit the output of what they run, and end with an exit code that
@@ -27,6 +28,7 @@ mod programs;
 mod setup;
 mod test;
 mod toolchain;
+mod verify;
 mod workspace;
 
 use std::process::{ExitCode, ExitStatus};
@@ -50,6 +52,10 @@ enum Verb {
     Test(test::Options),
     Demo(demo::Options),
     Ci(ci::Options),
+    Verify(verify::Options),
+    /// The two ends of the round trip that `verify` makes inside a virtual machine
+    #[command(hide = true)]
+    VerifyUdp(verify::guest::Options),
 }
 
 /// An exit code, after everything about it has been said.
@@ -88,6 +94,8 @@ fn main() -> ExitCode {
         Verb::Test(options) => test::run(options),
         Verb::Demo(options) => demo::run(options),
         Verb::Ci(options) => ci::run(options),
+        Verb::Verify(options) => verify::run(options),
+        Verb::VerifyUdp(options) => verify::guest::run(options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,10 +4,10 @@
 //! `bpf-linker`, the programs that tests and the demo run, and the compiler's own checkers. The other verbs call the step they
 //! need, so nobody has to type `setup`.
 
-mod apt;
+pub(crate) mod apt;
 mod components;
 mod linker;
-mod packages;
+pub(crate) mod packages;
 mod rust_src;
 
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! What this machine's apt is configured with, read and never changed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -70,7 +70,63 @@ fn is_debian(uri: &str) -> bool {
     uri.contains("://") && uri.trim_end_matches('/').ends_with("/debian")
 }
 
-/// Downloads a package from `suite` into `folder`, through lists of our own.
+/// A suite of the mirror, read through lists of our own.
+#[derive(Clone, Debug)]
+pub(crate) struct Suite {
+    name: String,
+    folder: PathBuf,
+}
+
+impl Suite {
+    /// Fetches the lists of the suite `name` into `folder`, which packages are downloaded to as well.
+    ///
+    /// # Errors
+    ///
+    /// The lists cannot be fetched.
+    pub(crate) fn open(folder: &Path, name: &str) -> Result<Self> {
+        for path in [folder.join("lists/partial"), folder.join("archives/partial")] {
+            std::fs::create_dir_all(&path)
+                .with_context(|| format!("failed to create {}", path.display()))?;
+        }
+        let source = folder.join("sources.list");
+        let line = format!("deb [signed-by={KEYRING}] {} {name} main\n", mirror()?);
+        std::fs::write(&source, line)
+            .with_context(|| format!("failed to write {}", source.display()))?;
+        process::run_within(LIMIT, private("apt-get", folder).args(["-qq", "update"]))
+            .with_context(|| format!("failed to read the package lists of {name}"))?;
+        Ok(Self { name: name.to_owned(), folder: folder.to_owned() })
+    }
+
+    /// Where packages are downloaded to.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The names of all packages that begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// The lists cannot be read.
+    pub(crate) fn packages(&self, prefix: &str) -> Result<Vec<String>> {
+        let names = process::read(private("apt-cache", &self.folder).args(["pkgnames", prefix]))?;
+        Ok(names.lines().map(str::to_owned).collect())
+    }
+
+    /// Downloads `NAME` or `NAME=VERSION`.
+    ///
+    /// # Errors
+    ///
+    /// The package cannot be fetched.
+    pub(crate) fn download(&self, package: &str) -> Result<()> {
+        process::run_within(
+            LIMIT,
+            private("apt-get", &self.folder).args(["-qq", "download", package]),
+        )
+        .with_context(|| format!("failed to download {package} from {}", self.name))
+    }
+}
+
+/// Downloads a package of an upstream version from `suite`, to be unpacked with [`unpack`].
 ///
 /// Returns `false` if the suite has no such version.
 ///
@@ -83,26 +139,10 @@ pub(crate) fn download(
     package: &str,
     version: &str,
 ) -> Result<bool> {
-    let folder = workspace.scratch("apt");
-    let lists = folder.join("lists");
-    for path in [lists.join("partial"), folder.join("archives/partial")] {
-        std::fs::create_dir_all(&path)
-            .with_context(|| format!("failed to create {}", path.display()))?;
-    }
-    let source = folder.join("sources.list");
-    let line = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
-    std::fs::write(&source, line)
-        .with_context(|| format!("failed to write {}", source.display()))?;
-    let apt = |program: &str| private(program, &folder);
-    process::run_within(LIMIT, apt("apt-get").args(["-qq", "update"]))
-        .with_context(|| format!("failed to read the package lists of {suite}"))?;
-    let known = process::read(apt("apt-cache").args(["madison", package]))?;
+    let suite = Suite::open(&workspace.scratch("apt"), suite)?;
+    let known = process::read(private("apt-cache", &suite.folder).args(["madison", package]))?;
     let Some(exact) = matching_version(&known, version) else { return Ok(false) };
-    process::run_within(
-        LIMIT,
-        apt("apt-get").args(["-qq", "download"]).arg(format!("{package}={exact}")),
-    )
-    .with_context(|| format!("failed to download {package} {exact} from {suite}"))?;
+    suite.download(&format!("{package}={exact}"))?;
     Ok(true)
 }
 
@@ -135,15 +175,14 @@ fn matching_version<'a>(madison: &'a str, upstream: &str) -> Option<&'a str> {
     })
 }
 
-/// Unpacks the downloaded package into a folder and returns the folder.
+/// Unpacks a package that was downloaded into `folder`, on top of what is in `destination`.
 ///
 /// # Errors
 ///
 /// The package is not there or is damaged.
-pub(crate) fn unpack(workspace: &Workspace, package: &str) -> Result<std::path::PathBuf> {
-    let folder = workspace.scratch("apt");
+pub(crate) fn unpack(folder: &Path, package: &str, destination: &Path) -> Result<()> {
     let prefix = format!("{package}_");
-    let entries = std::fs::read_dir(&folder)
+    let entries = std::fs::read_dir(folder)
         .with_context(|| format!("failed to list {}", folder.display()))?;
     let archive = entries.flatten().map(|entry| entry.path()).find(|path| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -152,10 +191,8 @@ pub(crate) fn unpack(workspace: &Workspace, package: &str) -> Result<std::path::
     let Some(archive) = archive else {
         bail!("failed to find the package {package} in {}", folder.display());
     };
-    let unpacked = folder.join(package);
-    process::run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&unpacked))
-        .with_context(|| format!("failed to unpack {}", archive.display()))?;
-    Ok(unpacked)
+    process::run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(destination))
+        .with_context(|| format!("failed to unpack {}", archive.display()))
 }
 
 #[cfg(test)]

@@ -83,13 +83,16 @@ fn from_debian(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
             continue;
         }
         STEPS.say(format_args!("rust-src: installing {} from Debian ...", toolchain.release));
-        let library = library_in(&apt::unpack(workspace, "rust-src")?)?;
+        let folder = workspace.scratch("apt");
+        let unpacked = folder.join("rust-src");
+        apt::unpack(&folder, "rust-src", &unpacked)?;
+        let library = library_in(&unpacked)?;
         place(&library, &toolchain.library())?;
         let placed = toolchain.placed_release();
         std::fs::write(&placed, &toolchain.release)
             .with_context(|| format!("failed to write {}", placed.display()))?;
         // The copy is in place; what apt needed is not any more.
-        let _ = std::fs::remove_dir_all(workspace.scratch("apt"));
+        let _ = std::fs::remove_dir_all(folder);
         return expect_installed(toolchain);
     }
     bail!("no suite of {} has rust-src {}", SUITES.join(", "), toolchain.release)

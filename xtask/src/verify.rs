@@ -1,0 +1,190 @@
+//! `verify`: other kernels, booted in QEMU. Each loads every program, translates a packet there and
+//! back, ends sessions and is detached again.
+//!
+//! ```text
+//! Debian's packages ─► cache ─► image + modules ─┐
+//! vpc-gateway, ip, bpftool, busybox, init.sh ────┴─► initramfs ─► QEMU ─► report ─► table
+//! ```
+//!
+//! No KVM is needed: a kernel made for virtual machines boots in a few seconds without it.
+
+mod cpio;
+pub(crate) mod guest;
+mod image;
+mod kernels;
+mod machine;
+mod modules;
+mod report;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::console::{self, Colour, Steps};
+use crate::programs::Contents;
+use crate::setup::packages::{self, Program};
+use crate::workspace::Workspace;
+use crate::{Exit, build, process, setup};
+use image::Image;
+use kernels::Cache;
+use report::Report;
+
+const STEPS: Steps = Steps::of("verify");
+
+/// What is tried when nothing is named: the kernels of two stable releases and the newest one.
+const DEFAULT: [&str; 3] = ["6.1", "6.12", kernels::NEWEST];
+
+/// What only this verb needs.
+const EMULATOR: Program = Program {
+    command: machine::EMULATOR,
+    packages: &["qemu-system-x86"],
+    purpose: "booting other kernels",
+    optional: false,
+};
+
+/// Boots other kernels in QEMU, loads all programs there and checks a packet.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Version (`6.1`), `newest`, or Debian package; several are possible [default: 6.1, 6.12 and
+    /// newest]
+    #[arg(long = "kernel", value_name = "KERNEL")]
+    kernels: Vec<String>,
+    /// Lists the kernels that can be named, and boots none
+    #[arg(long)]
+    list: bool,
+    /// Takes object and binary as they are
+    #[arg(long)]
+    no_build: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+///
+/// A kernel cannot be fetched or booted, or something is not as it should be there.
+pub(crate) fn run(options: Options) -> Result<()> {
+    if std::env::consts::ARCH != "x86_64" {
+        bail!("only x86_64 machines are supported so far");
+    }
+    let mut cache = Cache::open()?;
+    if options.list {
+        for (suite, package, cached) in cache.list()? {
+            println!("{suite:<20} {package}{}", if cached { " (here)" } else { "" });
+        }
+        return Ok(());
+    }
+    let workspace = Workspace::locate()?;
+    ensure_tools()?;
+    let (object, binary) = if options.no_build {
+        (workspace.ebpf_object(), workspace.gateway_binary())
+    } else {
+        let products = build::products(&workspace)?;
+        (products.object, products.binary)
+    };
+    let expected = program_names(&object)?;
+    let image = Image::collect(&workspace, &binary, cache.busybox()?)?;
+    let requests = if options.kernels.is_empty() {
+        DEFAULT.map(str::to_owned).to_vec()
+    } else {
+        options.kernels
+    };
+    let mut rows = Vec::new();
+    for request in &requests {
+        let result = verify(&workspace, &mut cache, &image, &expected, request);
+        if let Err(error) = &result {
+            console::error(error);
+        }
+        rows.push((request, result));
+    }
+    summarise(&rows)
+}
+
+fn ensure_tools() -> Result<()> {
+    setup::ensure_programs()?;
+    if process::find(machine::EMULATOR).is_none() {
+        packages::install(&[&EMULATOR])?;
+    }
+    for command in [machine::EMULATOR, "bpftool", "xz", "ldd"] {
+        if process::find(command).is_none() {
+            bail!("failed to find {command}: install it and try again");
+        }
+    }
+    Ok(())
+}
+
+fn program_names(object: &Path) -> Result<Vec<String>> {
+    let bytes = std::fs::read(object)
+        .with_context(|| format!("failed to read the object {}", object.display()))?;
+    let contents = Contents::parse(&bytes)
+        .with_context(|| format!("failed to read the object {}", object.display()))?;
+    Ok(contents.programs.into_iter().map(|program| program.name).collect())
+}
+
+/// One kernel, from its package to its report.
+fn verify(
+    workspace: &Workspace,
+    cache: &mut Cache,
+    image: &Image,
+    expected: &[String],
+    request: &str,
+) -> Result<Report> {
+    let kernel = cache.kernel(request)?;
+    let initrd = image.build(&modules::read(&kernel.modules)?)?;
+    STEPS.say(format_args!("{request}: booting {} ...", kernel.package));
+    let started = Instant::now();
+    let folder = workspace.scratch("verify").join(&kernel.package);
+    let text = machine::boot(&kernel, &initrd, &folder)
+        .with_context(|| format!("failed to boot {}", kernel.package))?;
+    let report = Report::parse(&text, expected);
+    STEPS.say(format_args!("{request}: {}", console::seconds(started.elapsed())));
+    for fault in &report.faults {
+        STEPS.say(format_args!("{request}: {}", console::paint(Colour::Red, fault)));
+    }
+    if !report.faults.is_empty() {
+        STEPS.say(format_args!("{request}: console and report are in {}", folder.display()));
+    }
+    Ok(report)
+}
+
+fn summarise(rows: &[(&String, Result<Report>)]) -> Result<()> {
+    println!();
+    println!(
+        "{:<30} {:<7} {:<7} {:<26} {:<7} verifier instructions",
+        "kernel", "result", "loaded", "packet check", "attach"
+    );
+    let mut failures = 0;
+    for (request, result) in rows {
+        let good = result.as_ref().is_ok_and(|report| report.faults.is_empty());
+        failures += usize::from(!good);
+        // Padded before it is painted: a terminal's colours count as characters.
+        let (colour, word) = if good { (Colour::Green, "ok") } else { (Colour::Red, "FAILED") };
+        let state = console::paint(colour, &format!("{word:<7}"));
+        match result {
+            Ok(report) => println!("{}", line(report, &state)),
+            Err(_) => println!("{request:<30} {state} not run"),
+        }
+    }
+    println!("\nverify: {} kernels, {failures} failed", rows.len());
+    if failures > 0 {
+        return Err(Exit::FAILURE.into());
+    }
+    Ok(())
+}
+
+fn line(report: &Report, state: &str) -> String {
+    let loaded = format!("{}/{}", report.loaded(), report.programs.len());
+    let counts: Vec<_> = report
+        .programs
+        .iter()
+        .filter_map(|(name, count)| Some(format!("{name} {}", (*count)?)))
+        .collect();
+    format!(
+        "{:<30} {state} {loaded:<7} {:<26} {:<7} {}",
+        report.release,
+        report.packet,
+        report.attach,
+        counts.join(", ")
+    )
+}
