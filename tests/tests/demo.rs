@@ -124,3 +124,23 @@ fn a_kept_demo_goes_on_until_it_is_cleaned_up() {
     assert_eq!(namespaces_of(process), Vec::<String>::new());
     assert!(!example.pins().exists());
 }
+
+#[test]
+fn a_killed_demo_is_cleaned_up_later() {
+    let Some(example) = Example::new("killed") else { return };
+    let log = example.config.join("output");
+    let mut child = start(&mut example.command(&[]), &log);
+    let process = child.id();
+    let reached = || Ok(fs::read_to_string(&log)?.contains("CASE").then_some(()));
+    wait_until("the demo to get going", LONG, reached).expect("progress");
+    child.kill().expect("a process to kill");
+    child.wait().expect("an end");
+    assert!(!namespaces_of(process).is_empty());
+    let mut clean = Command::new(env!("CARGO_BIN_EXE_gateway-demo"));
+    run_to_end(clean.args(["clean", "--only", &process.to_string()])).expect("an end");
+    assert_eq!(namespaces_of(process), Vec::<String>::new());
+    assert!(!example.pins().exists());
+    let directory = format!("{}-{process}-", stage::PREFIX);
+    let left = run(Command::new("ps").args(["-eo", "args"])).expect("processes");
+    assert!(!left.contains(&directory), "{left}");
+}

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::stage::PREFIX;
+use super::stage::{PREFIX, SERVE_ECHO};
 use crate::lab::gateway::{self, Settings};
 use crate::lab::netns;
 use crate::lab::topology::Topology;
@@ -26,8 +26,6 @@ pub struct Record {
     gateway_namespace: PathBuf,
     binary: PathBuf,
     gateway: String,
-    /// Leaders of the process groups that still run.
-    pub processes: Vec<u32>,
 }
 
 impl Record {
@@ -41,7 +39,6 @@ impl Record {
             gateway_namespace: net.gateway.path(),
             binary: settings.binary.clone(),
             gateway: settings.name.clone(),
-            processes: Vec::new(),
         }
     }
 
@@ -53,7 +50,7 @@ impl Record {
         let record = json!({
             "owner": self.owner, "kept": self.kept, "namespaces": self.namespaces,
             "gateway_namespace": self.gateway_namespace, "binary": self.binary,
-            "gateway": self.gateway, "processes": self.processes,
+            "gateway": self.gateway,
         });
         Ok(fs::write(self.directory.join(FILE), format!("{record:#}\n"))?)
     }
@@ -61,18 +58,15 @@ impl Record {
     fn read(directory: &Path) -> Option<Self> {
         let record: Value = serde_json::from_slice(&fs::read(directory.join(FILE)).ok()?).ok()?;
         let text = |name: &str| record[name].as_str().map(str::to_owned);
-        let number = |value: &Value| value.as_u64().and_then(|value| u32::try_from(value).ok());
-        let list = |name: &str| record[name].as_array().cloned().unwrap_or_default();
-        let names = list("namespaces");
+        let names = record["namespaces"].as_array().cloned().unwrap_or_default();
         Some(Self {
             directory: directory.to_owned(),
-            owner: number(&record["owner"])?,
+            owner: record["owner"].as_u64().and_then(|owner| u32::try_from(owner).ok())?,
             kept: record["kept"].as_bool()?,
             namespaces: names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
             gateway_namespace: text("gateway_namespace")?.into(),
             binary: text("binary")?.into(),
             gateway: text("gateway")?,
-            processes: list("processes").iter().filter_map(number).collect(),
         })
     }
 
@@ -86,15 +80,14 @@ impl Record {
         out += &format!("The gateway: {binary} status --gateway {}\n", self.gateway);
         out += &format!("Its manifests, watched while it runs: {}\n", config.display());
         let demo = std::env::current_exe().unwrap_or_else(|_| "gateway-demo".into());
-        out += &format!("To remove everything: {} clean\n", demo.display());
+        out +=
+            &format!("To remove everything: cargo xtask demo clean, or {} clean\n", demo.display());
         out
     }
 
     fn remove(&self) {
-        for process in &self.processes {
-            if runs_in_one_of(*process, &self.namespaces) || names(*process, &self.directory) {
-                let _ = killpg(Pid::from_raw(process.cast_signed()), Signal::SIGKILL);
-            }
+        for process in processes(&self.namespaces, &self.directory) {
+            let _ = killpg(process, Signal::SIGKILL);
         }
         let state = self.directory.join(format!("state-{}", self.gateway));
         gateway::detach_quietly(&self.binary, &self.gateway, &self.gateway_namespace, &state);
@@ -103,18 +96,23 @@ impl Record {
     }
 }
 
-/// Whether a process lives in one of these namespaces.
-fn runs_in_one_of(process: u32, namespaces: &[String]) -> bool {
+/// The processes of a demo: they live in its namespaces, and are its servers or name its directory.
+fn processes(namespaces: &[String], directory: &Path) -> Vec<Pid> {
     use std::os::unix::fs::MetadataExt as _;
     let inode = |path: PathBuf| fs::metadata(path).ok().map(|metadata| metadata.ino());
-    let Some(own) = inode(format!("/proc/{process}/ns/net").into()) else { return false };
-    namespaces.iter().any(|name| inode(Path::new("/run/netns").join(name)) == Some(own))
-}
-
-/// Whether a process has a path of this demo on its command line, as its daemon has.
-fn names(process: u32, directory: &Path) -> bool {
-    let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&line).contains(&directory.display().to_string())
+    let own: Vec<u64> =
+        namespaces.iter().filter_map(|name| inode(Path::new("/run/netns").join(name))).collect();
+    let directory = directory.display().to_string();
+    let belongs = |process: &Path| {
+        let line = fs::read(process.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        let inside = inode(process.join("ns/net")).is_some_and(|inode| own.contains(&inode));
+        inside && (line.contains(&directory) || line.contains(SERVE_ECHO))
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbered =
+        entries.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())));
+    numbered.filter(|(_, path)| belongs(path)).map(|(number, _)| Pid::from_raw(number)).collect()
 }
 
 /// Removes demos: those whose process is gone, and with `kept` those left running on purpose too;

@@ -22,6 +22,8 @@ use crate::lab::wait::wait_until;
 
 /// First part of the demo's namespace names.
 pub const PREFIX: &str = "vgwdemo";
+/// The verb of the demo's own program that serves echoes.
+pub const SERVE_ECHO: &str = "serve-echo";
 
 /// Where everything happens. The parts are dropped in this order.
 #[derive(Debug)]
@@ -46,7 +48,7 @@ impl Stage {
         tier::bpffs()?;
         let binary = tier::binary()?;
         let pins = Path::new(PINS).join(gateway);
-        let hint = "`gateway-demo clean` removes what a demo left";
+        let hint = "if a demo left it: cargo xtask demo clean";
         ensure!(!pins.exists(), "gateway {gateway} exists: {} ({hint})", pins.display());
         screen.step("building the namespaces: VPC hosts, VPC router, gateway, outside hosts");
         let net = Topology::build(&Options { prefix: PREFIX, ..Options::default() })?;
@@ -112,7 +114,7 @@ impl Stage {
         } else if !self.echoes.contains_key(&(address, port)) {
             let log = self.net.scratch.join(&format!("echo-{address}-{port}.log"));
             let mut command = Command::new(std::env::current_exe()?);
-            command.args(["serve-echo", &port.to_string()]);
+            command.args([SERVE_ECHO, &port.to_string()]);
             let server = host.ns.enter(|| Process::start(&mut command, &log))??;
             wait_until("an echo server", Duration::from_secs(5), || {
                 Ok(server.log().contains("listening").then_some(()))
@@ -129,9 +131,6 @@ impl Stage {
     pub fn keep(self) -> Result<Record> {
         let mut record = Record::of(&self.net, self.gateway.settings());
         record.kept = true;
-        record.processes.extend(self.gateway.pid());
-        record.processes.extend(self.echoes.values().map(Process::pid));
-        record.processes.extend(self.nginxes.values().map(Nginx::pid));
         record.write()?;
         self.gateway.keep();
         self.nginxes.into_values().for_each(Nginx::keep);

@@ -55,11 +55,6 @@ impl Nginx {
         &self.files
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
     /// Leaves it running for good.
     pub fn keep(self) {
         self.process.keep();
