@@ -109,13 +109,15 @@ fn outbound<F: Family, T: Tables<F>>(
         Route::Local => return Err(PassReason::Local.into()),
         Route::Refused => return Err(DropReason::NoRoute.into()),
     }
+    let egress = passage.work.rewrite.next_hop.ifindex;
+    // Also from a floating IP, whose rule names no interface in Kube-OVN: the answer to its EIP could
+    // not be told from a new hairpin flow, and would come from a port of the EIP.
+    if egress == passage.config.internal_ifindex {
+        return Err(PassReason::VpcInternal.into());
+    }
     if own_rule != 0 {
         passage.work.rewrite.rule = own_rule;
         return Ok(Action::Stateless);
-    }
-    let egress = passage.work.rewrite.next_hop.ifindex;
-    if egress == passage.config.internal_ifindex {
-        return Err(PassReason::VpcInternal.into());
     }
     // Kube-OVN's SNAT rules bind the external interface; a third one is not theirs.
     let source = &passage.work.parsed.tuple.endpoints.source;
