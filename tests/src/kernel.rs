@@ -46,13 +46,13 @@ pub struct Options {
     pub capacity: u32,
 }
 
-/// Runs `work` on the programs in the kernel, or prints why it is skipped.
+/// Runs `work` on the programs in the kernel, or prints why it is skipped. Returns whether it ran.
 ///
 /// # Panics
 /// `work` does, or a precondition is missing and [`REQUIRE`] is 1.
-pub fn run(options: Options, work: impl FnOnce(&mut Tc) + Send) {
+pub fn run(options: Options, work: impl FnOnce(&mut Tc) + Send) -> bool {
     let Some(object) = granted() else {
-        return;
+        return false;
     };
     std::thread::scope(|scope| {
         let inside = scope.spawn(|| {
@@ -61,6 +61,7 @@ pub fn run(options: Options, work: impl FnOnce(&mut Tc) + Send) {
         });
         inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
+    true
 }
 
 /// The eBPF object, or `None` after printing why the test is skipped.

@@ -145,3 +145,10 @@ pub(super) fn a_blackhole_route_stops_it(gw: &mut Gateway<'_>) {
     gw.fip("203.0.113.15", "192.0.2.8");
     gw.inbound(ping(X, "203.0.113.15", 1)).dropped(DropReason::NoRoute);
 }
+
+// Row 22.
+pub(super) fn traffic_to_another_vpc_network_is_left_to_the_kernel(gw: &mut Gateway<'_>) {
+    gw.fip(EIP, HOST);
+    gw.outbound(udp("10.0.1.5:4000", "10.0.2.30:53")).passed(PassReason::VpcInternal);
+    gw.outbound(udp("10.0.2.30:53", "10.0.1.5:4000")).passed(PassReason::VpcInternal);
+}

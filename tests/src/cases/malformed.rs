@@ -4,7 +4,7 @@ use gateway_common::tuple::Direction;
 use gateway_common::verdict::{DropReason, PassReason};
 
 use super::Gateway;
-use crate::build_packet::{ACK, Draft, SYN, other, ping, tcp, udp};
+use crate::build_packet::{ACK, Draft, SYN, icmp, other, ping, tcp, udp};
 use crate::decode::decode;
 use crate::harness::Outcome;
 
@@ -203,4 +203,12 @@ pub(super) fn too_many_extension_headers_are_dropped(gw: &mut Gateway<'_>) {
     };
     gw.outbound(chain(5)).forwarded();
     gw.outbound(chain(7)).dropped(DropReason::TooManyExtensions);
+}
+
+pub(super) fn neighbour_discovery_is_left_to_the_kernel(gw: &mut Gateway<'_>) {
+    gw.fip("203.0.113.14", "10.0.1.5");
+    for kind in 133..=137 {
+        let message = icmp("198.51.100.7", "203.0.113.14", kind, 0, [0; 4]);
+        gw.inbound(message).passed(PassReason::LinkLocal);
+    }
 }

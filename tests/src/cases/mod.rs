@@ -143,6 +143,7 @@ cases! {
         an_open_session_wins_over_a_new_floating_ip,
         a_removed_floating_ip_ends_at_once,
         a_blackhole_route_stops_it,
+        traffic_to_another_vpc_network_is_left_to_the_kernel,
     }
     hairpin {
         a_plain_host_reaches_a_floating_ip,
@@ -228,6 +229,7 @@ cases! {
         a_link_local_address_is_left_to_the_kernel.ipv6_only(),
         a_wrong_header_checksum_stays_wrong.ipv4_only(),
         a_wrong_checksum_stays_wrong,
+        neighbour_discovery_is_left_to_the_kernel.ipv6_only(),
         extension_headers_are_stepped_over.ipv6_only(),
         too_many_extension_headers_are_dropped.ipv6_only(),
     }
