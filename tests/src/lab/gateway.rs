@@ -115,9 +115,10 @@ impl Gateway {
     pub fn restart(&mut self) -> Result<Duration> {
         let started = Instant::now();
         self.daemon = Some(Process::start(&mut self.run_command("net1"), &self.log)?);
-        let ready = self.wait_until_ready();
-        ready.with_context(|| format!("log of the daemon:\n{}", self.log()))?;
-        Ok(started.elapsed())
+        match self.wait_until_ready() {
+            Ok(()) => Ok(started.elapsed()),
+            Err(error) => bail!("{error:#}; its log:\n{}", self.log().trim_end()),
+        }
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
