@@ -23,7 +23,8 @@ const ROUTE_EPOCH_SHIFT: u32 = 11;
 ///
 /// # Errors
 ///
-/// [`DropReason::NoRoute`] if the route that the session needs is gone.
+/// [`DropReason::NoRoute`] if the route that the session needs is gone, [`DropReason::NotInside`]
+/// if only one to the outside is left.
 #[inline(always)]
 pub fn lookup<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<bool, Exit> {
     let (parsed, rewrite) = (&passage.work.parsed, &mut passage.work.rewrite);
@@ -78,17 +79,33 @@ fn reopen<F: Family, T: Tables<F>>(key: &Tuple<F>, tables: &mut T) {
 }
 
 /// Looks the route of a session up and keeps it there.
+///
+/// # Errors
+///
+/// [`DropReason::NoRoute`] or [`DropReason::NotInside`].
 #[inline(always)]
 fn reroute<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
-    if classify::route(passage) != Route::Forward {
-        return Err(DropReason::NoRoute.into());
+    let routed = classify::route(passage) == Route::Forward;
+    let work = &*passage.work;
+    // A destination that was rewritten is an inside one: where the way to it is lost, the default
+    // route would take it outside.
+    let leaves = work.rewrite.next_hop.ifindex == passage.config.external_ifindex
+        && work.rewrite.endpoints.destination != work.parsed.tuple.endpoints.destination;
+    if let Some(session) = passage.tables.session(&work.parsed.tuple) {
+        if routed && !leaves {
+            session.next_hop = work.rewrite.next_hop.address;
+            session.egress = work.rewrite.next_hop.ifindex;
+            session.routing = passage.config.routing;
+        } else {
+            // The next packet asks again.
+            session.egress = 0;
+        }
     }
-    if let Some(session) = passage.tables.session(&passage.work.parsed.tuple) {
-        session.next_hop = passage.work.rewrite.next_hop.address;
-        session.egress = passage.work.rewrite.next_hop.ifindex;
-        session.routing = passage.config.routing;
+    match (routed, leaves) {
+        (false, _) => Err(DropReason::NoRoute.into()),
+        (true, true) => Err(DropReason::NotInside.into()),
+        (true, false) => Ok(()),
     }
-    Ok(())
 }
 
 /// Opens a session for the packet that asks for it, and completes `rewrite`.
