@@ -8,7 +8,7 @@ mod namespace;
 mod test_run;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -143,7 +143,7 @@ pub struct Tc {
     known: Vec<Counter>,
     /// Events before the case that runs.
     before: Vec<u64>,
-    changed_routes: Vec<Prefix>,
+    changed_routes: BTreeSet<Prefix>,
     /// Whether frames arrive with a checksum that the hardware has summed up.
     pub checksum_complete: bool,
 }
@@ -179,7 +179,7 @@ impl Tc {
             ebpf,
             known: vec![Counter::default(); slots],
             before: vec![0; slots],
-            changed_routes: Vec::new(),
+            changed_routes: BTreeSet::new(),
             checksum_complete: false,
         };
         tc.configure(config(&links));
@@ -293,7 +293,7 @@ impl Backend for Tc {
 
     fn set_route(&mut self, prefix: Prefix, target: Target) {
         namespace::set_route(&self.links, prefix, target).expect("a route");
-        self.changed_routes.push(prefix);
+        self.changed_routes.insert(prefix);
     }
 
     fn send(&mut self, direction: Direction, frame: &mut Vec<u8>) -> Delivery {

@@ -167,6 +167,19 @@ pub(super) fn a_blackhole_route_stops_an_open_session(gw: &mut Gateway<'_>) {
     gw.inbound(there.answer()).forwarded().is(REMOTE, INSIDE);
 }
 
+pub(super) fn a_blackhole_route_stops_every_packet_of_a_session(gw: &mut Gateway<'_>) {
+    gw.snat("10.0.1.0/24", &["203.0.113.10"]);
+    gw.outbound(udp(INSIDE, REMOTE)).forwarded();
+    gw.blackhole("198.51.100.0/24");
+    // Nobody says so, but time passes.
+    gw.advance(3);
+    for _ in 0..3 {
+        gw.outbound(udp(INSIDE, REMOTE)).dropped(DropReason::NoRoute);
+    }
+    gw.route("198.51.100.0/24", gw.links().external, Some("203.0.113.1"));
+    gw.outbound(udp(INSIDE, REMOTE)).forwarded();
+}
+
 pub(super) fn a_blackhole_route_opens_no_session(gw: &mut Gateway<'_>) {
     gw.snat("10.0.1.0/24", &["203.0.113.10"]);
     gw.outbound(udp(INSIDE, "192.0.2.9:53")).dropped(DropReason::NoRoute);
@@ -181,4 +194,21 @@ pub(super) fn an_inside_address_that_is_outside_is_refused(gw: &mut Gateway<'_>)
     gw.inbound(ping("198.51.100.7", "203.0.113.14", 1)).dropped(DropReason::NotInside);
     gw.outbound(ping("10.0.1.10", "203.0.113.14", 1)).dropped(DropReason::NotInside);
     assert_eq!(gw.sessions(), []);
+}
+
+pub(super) fn an_open_session_does_not_turn_outside(gw: &mut Gateway<'_>) {
+    gw.snat("10.0.1.0/24", &["203.0.113.10"]);
+    gw.fip("203.0.113.14", "10.0.1.5");
+    let external = gw.links().external;
+    let there = gw.outbound(udp(INSIDE, REMOTE)).forwarded();
+    gw.inbound(there.answer()).forwarded();
+    let hairpin = gw.outbound(udp("10.0.2.30:4000", "203.0.113.14:53")).forwarded();
+    gw.outbound(hairpin.answer()).forwarded();
+    // The way into the VPC is lost, so that the default route takes over.
+    gw.route("10.0.1.10/32", external, Some("203.0.113.1"));
+    gw.route("10.0.2.0/24", external, Some("203.0.113.1"));
+    gw.configure(|config| config.routing += 1);
+    gw.inbound(there.answer()).dropped(DropReason::NotInside);
+    gw.outbound(hairpin.answer()).dropped(DropReason::NotInside);
+    gw.outbound(udp(INSIDE, REMOTE)).forwarded();
 }

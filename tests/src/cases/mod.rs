@@ -191,8 +191,10 @@ cases! {
         a_route_change_is_followed_at_once_when_announced,
         a_route_change_is_followed_soon_when_not_announced,
         a_blackhole_route_stops_an_open_session,
+        a_blackhole_route_stops_every_packet_of_a_session,
         a_blackhole_route_opens_no_session,
         an_inside_address_that_is_outside_is_refused,
+        an_open_session_does_not_turn_outside,
     }
     life {
         a_forged_packet_from_outside_misses_the_session_of_the_inside,
