@@ -16,7 +16,7 @@ mod machine;
 mod modules;
 mod report;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -57,6 +57,9 @@ pub(crate) struct Options {
     /// Takes object and binary as they are
     #[arg(long)]
     no_build: bool,
+    /// Loads this eBPF object, and not the one in the binary
+    #[arg(long, value_name = "FILE")]
+    object: Option<PathBuf>,
 }
 
 /// Runs the verb.
@@ -83,8 +86,8 @@ pub(crate) fn run(options: Options) -> Result<()> {
         let products = build::products(&workspace)?;
         (products.object, products.binary)
     };
-    let expected = program_names(&object)?;
-    let image = Image::collect(&workspace, &binary, cache.busybox()?)?;
+    let expected = program_names(options.object.as_ref().unwrap_or(&object))?;
+    let image = Image::collect(&workspace, &binary, cache.busybox()?)?.with_object(options.object);
     let requests = if options.kernels.is_empty() {
         DEFAULT.map(str::to_owned).to_vec()
     } else {

@@ -24,6 +24,8 @@ pub(super) struct Image {
     busybox: PathBuf,
     libraries: Vec<PathBuf>,
     manifests: Vec<PathBuf>,
+    /// The object to load in place of the one in the binary.
+    object: Option<PathBuf>,
 }
 
 impl Image {
@@ -54,7 +56,12 @@ impl Image {
             .map(|entry| entry.path())
             .collect();
         manifests.sort();
-        Ok(Self { programs, busybox, libraries, manifests })
+        Ok(Self { programs, busybox, libraries, manifests, object: None })
+    }
+
+    /// Loads `object` in place of the one in the binary.
+    pub(super) fn with_object(self, object: Option<PathBuf>) -> Self {
+        Self { object, ..self }
     }
 
     /// The archive for a kernel with these modules.
@@ -82,6 +89,9 @@ impl Image {
         for manifest in &self.manifests {
             let name = manifest.file_name().unwrap_or_default().to_string_lossy();
             archive.file(&format!("manifests/{name}"), &read(manifest)?);
+        }
+        if let Some(object) = &self.object {
+            archive.file("vpc-gateway.o", &read(object)?);
         }
         for (order, module) in modules.iter().enumerate() {
             let name = format!("modules/{order:02}-{}.ko", module.name);

@@ -40,10 +40,11 @@ done
 ip -n vpc route add default via 10.0.1.254
 ip netns exec out xtask verify-udp serve 7 &
 
-vpc-gateway run --gateway gw1 --config /manifests --netns gw >/run/log 2>&1 &
+if [ -e /vpc-gateway.o ]; then set -- --object /vpc-gateway.o; else set --; fi
+vpc-gateway run --gateway gw1 --config /manifests --netns gw "$@" >/run/log 2>&1 &
 gateway=$!
 tries=0
-until vpc-gateway status --gateway gw1 >/dev/null 2>&1 || [ $tries = 180 ]; do
+until vpc-gateway status --gateway gw1 >/dev/null 2>&1 || [ $tries = 480 ]; do
     kill -0 $gateway 2>/dev/null || break
     sleep 0.5
     tries=$((tries + 1))

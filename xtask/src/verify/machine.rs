@@ -14,8 +14,8 @@ use crate::process;
 /// The emulator.
 pub(super) const EMULATOR: &str = "qemu-system-x86_64";
 
-/// A boot takes a few seconds; one that takes this long hangs.
-const LIMIT: Duration = Duration::from_secs(120);
+/// A boot takes a few seconds and the verifier up to a minute; what takes this long hangs.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// The lines of the console that say why a machine came to nothing.
 const LAST_LINES: usize = 15;
