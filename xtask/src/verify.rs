@@ -140,7 +140,10 @@ fn verify(
     let folder = workspace.scratch("verify").join(&kernel.package);
     let text = machine::boot(&kernel, &initrd, &folder)
         .with_context(|| format!("failed to boot {}", kernel.package))?;
-    let report = Report::parse(&text, expected);
+    let mut report = Report::parse(&text, expected);
+    if report.release.is_empty() {
+        report.release.clone_from(&kernel.package);
+    }
     STEPS.say(format_args!("{request}: {}", console::seconds(started.elapsed())));
     for fault in &report.faults {
         STEPS.say(format_args!("{request}: {}", console::paint(Colour::Red, fault)));

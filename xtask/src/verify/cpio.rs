@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(&bytes[..6], b"070701");
         assert_eq!(&bytes[54..62], b"00000003", "size");
         assert_eq!(&bytes[94..102], b"00000003", "name size");
-        assert_eq!(&bytes[110..122], b"ab\0\0\0\0xyz\007");
+        assert_eq!(&bytes[110..122], b"ab\0\0\0\0xyz\x0007");
         assert_eq!(bytes.len() % 4, 0);
     }
 

@@ -4,7 +4,7 @@
 # with "@@ NAME". The first serial port is the console.
 
 /bin/busybox --install -s /bin
-export PATH=/sbin:/bin
+export PATH=/sbin:/bin NO_COLOR=1
 # Busybox runs its own commands first, and its `ip` knows no namespaces.
 ip() { /sbin/ip "$@"; }
 
