@@ -170,6 +170,16 @@ fn inside_route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Res
     }
 }
 
+/// Whether the route leads outside and the destination inside, as one that was rewritten does: where
+/// the way into the VPC is lost, the default route takes over.
+// A function of its own for its stack frame.
+#[inline(never)]
+pub(crate) fn turns_outside<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
+    let work = &*passage.work;
+    work.rewrite.next_hop.ifindex == passage.config.external_ifindex
+        && work.rewrite.endpoints.destination != work.parsed.tuple.endpoints.destination
+}
+
 /// Asks for the route of the rewritten packet.
 #[inline(always)]
 pub(crate) fn route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Route {

@@ -128,12 +128,8 @@ fn by_fip<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
 /// An [`Exit`] if there is none.
 #[inline(always)]
 pub fn route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
-    let external = passage.config.external_ifindex;
-    let inbound = passage.arrival.direction == Direction::Inbound;
     match classify::route(passage) {
-        Route::Forward if inbound && passage.work.rewrite.next_hop.ifindex == external => {
-            Err(DropReason::NotInside.into())
-        }
+        Route::Forward if classify::turns_outside(passage) => Err(DropReason::NotInside.into()),
         Route::Forward => Ok(()),
         Route::Local | Route::Refused => Err(DropReason::NoRoute.into()),
     }

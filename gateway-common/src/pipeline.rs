@@ -5,7 +5,7 @@ use crate::{
     family::Family,
     forward, icmp_error,
     packet::Packet,
-    parse::{self, Parsed},
+    parse::{self, Parsed, PortFields},
     records::{Config, Session, Ticks},
     session,
     tables::Tables,
@@ -176,7 +176,9 @@ fn decide<F: Family, P: Packet, T: Tables<F>>(
         return Err(passage.work.exit);
     }
     forward::check(packet, passage)?;
-    if passage.work.action == Action::Stateless {
+    let quotes = passage.work.parsed.ports == PortFields::Quoted;
+    // A floating IP does not pass on an error about somebody else: its quote would stay as it is.
+    if passage.work.action == Action::Stateless && !(quotes && passage.work.rewrite.rule != 0) {
         return Ok(());
     }
     if !passage.work.parsed.can_open() {

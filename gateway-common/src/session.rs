@@ -86,11 +86,8 @@ fn reopen<F: Family, T: Tables<F>>(key: &Tuple<F>, tables: &mut T) {
 #[inline(always)]
 fn reroute<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
     let routed = classify::route(passage) == Route::Forward;
+    let leaves = routed && classify::turns_outside(passage);
     let work = &*passage.work;
-    // A destination that was rewritten is an inside one: where the way to it is lost, the default
-    // route would take it outside.
-    let leaves = work.rewrite.next_hop.ifindex == passage.config.external_ifindex
-        && work.rewrite.endpoints.destination != work.parsed.tuple.endpoints.destination;
     if let Some(session) = passage.tables.session(&work.parsed.tuple) {
         if routed && !leaves {
             session.next_hop = work.rewrite.next_hop.address;
