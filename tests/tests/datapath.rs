@@ -1,12 +1,16 @@
 //! Every packet case on the host, and in the kernel by `BPF_PROG_TEST_RUN`.
 
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
+use gateway_tests::build_packet::{end, unembed};
 use gateway_tests::cases::{CAPACITY, CASES, Case, Gateway};
+use gateway_tests::decode::{decode_whole, describe};
 use gateway_tests::harness::Backend;
 use gateway_tests::harness::host::Host;
-use gateway_tests::harness::routes::Links;
+use gateway_tests::harness::routes::{EIPS, Links};
+use gateway_tests::harness::traffic::{Traffic, rules};
 use gateway_tests::kernel::{self, Options};
 
 /// Runs a case; returns what there is to say if it fails.
@@ -81,4 +85,50 @@ fn every_case_on_the_host_over_ipv6() {
 #[test]
 fn every_case_in_the_kernel_over_both() {
     run_in_kernel();
+}
+
+/// Whether an address is one of the VPC, in either family.
+fn is_inside(address: IpAddr) -> bool {
+    matches!(unembed(address), IpAddr::V4(v4) if v4.octets()[0] == 10)
+}
+
+/// Says what is wrong with a packet that leaves by an interface.
+fn leak(frame: &[u8], egress: u32, links: &Links) -> Option<&'static str> {
+    let packet = decode_whole(frame).ok()?;
+    if egress == links.internal {
+        return (!is_inside(packet.destination)).then_some("an outside destination leaves inside");
+    }
+    if !EIPS.iter().any(|eip| unembed(packet.source) == end(eip).ip()) {
+        return Some("a source that is no EIP leaves outside");
+    }
+    let errors: &[u8] = if packet.source.is_ipv4() { &[3, 4, 11, 12] } else { &[1, 2, 3, 4] };
+    let (kind, ..) = packet.icmp.filter(|(kind, ..)| errors.contains(kind))?;
+    let quote = decode_whole(&[&frame[..14], packet.payload()].concat()).ok()?;
+    let named = is_inside(quote.source) || is_inside(quote.destination);
+    (kind != 0 && named).then_some("the quote of an error names an inside address outside")
+}
+
+#[test]
+fn nothing_leaks_on_random_traffic() {
+    const PACKETS: u64 = 100_000;
+    let mut host = Host::new(Links::IMAGINED, 1 << 18);
+    for rule in rules() {
+        host.add(&rule);
+    }
+    let mut traffic = Traffic::new(42);
+    let mut forwarded = 0;
+    for count in 0..PACKETS {
+        let (direction, before) = traffic.next_frame();
+        let mut frame = before.clone();
+        let Some((egress, _)) = host.send(direction, &mut frame).next_hop else {
+            continue;
+        };
+        forwarded += 1;
+        traffic.learn(direction, &frame);
+        if let Some(why) = leak(&frame, egress, &host.links()) {
+            let (before, after) = (describe(&before), describe(&frame));
+            panic!("packet {count}: {why}\n{direction:?} {before}\n{after}");
+        }
+    }
+    assert!(forwarded > PACKETS / 4, "{forwarded} of {PACKETS} packets forwarded");
 }

@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use gateway_common::records::{Config, Timeouts, Unmatched};
 use gateway_common::verdict::{SESSIONS_CLOSED, SESSIONS_OPENED};
-use gateway_tests::build_packet::UDP;
+use gateway_tests::build_packet::{UDP, end};
 use gateway_tests::decode::decode_whole;
 use gateway_tests::harness::pair::Pair;
+use gateway_tests::harness::routes::{Target, embed_prefix, prefix};
 use gateway_tests::harness::traffic::{Traffic, rules};
 use gateway_tests::harness::{Backend, NatRule, Outcome};
 use gateway_tests::kernel::{self, Options};
@@ -44,7 +45,7 @@ fn set_up(pair: &mut Pair<'_>) {
     });
 }
 
-/// Changes the configuration, or a rule.
+/// Changes the configuration, and now and then a route or a rule.
 fn disturb(pair: &mut Pair<'_>, traffic: &mut Traffic) -> Result<(), String> {
     let dice = traffic.dice();
     let policy = dice.pick(&[Unmatched::Drop, Unmatched::Forward, Unmatched::Kernel]);
@@ -61,6 +62,19 @@ fn disturb(pair: &mut Pair<'_>, traffic: &mut Traffic) -> Result<(), String> {
         backend.configure(config);
     });
     if dice.chance(30) {
+        let links = pair.host.links();
+        let outside = Some(["203.0.113.1", "203.0.113.99"][dice.below(2)]);
+        let (network, ifindex, via) = dice.pick(&[
+            ("198.51.100.0/24", Some(links.external), outside),
+            ("198.51.100.8/32", None, None),
+            ("198.51.100.8/32", Some(links.third), None),
+            // The way to a host inside is lost, and found again.
+            ("10.0.1.20/32", Some(links.external), outside),
+            ("10.0.1.20/32", Some(links.internal), None),
+        ]);
+        pair.both(|backend| change_route(backend, network, ifindex, via));
+    }
+    if dice.chance(30) {
         let all = rules();
         let rule = all[dice.below(all.len())].clone();
         pair.both(|backend| backend.remove(&rule));
@@ -72,6 +86,17 @@ fn disturb(pair: &mut Pair<'_>, traffic: &mut Traffic) -> Result<(), String> {
         pair.both(|backend| backend.add(&rule));
     }
     Ok(())
+}
+
+/// Changes a route in both families: by a neighbour, on link, or by a blackhole.
+fn change_route(backend: &mut dyn Backend, network: &str, ifindex: Option<u32>, via: Option<&str>) {
+    let network = prefix(network);
+    let via = via.map(|gateway| end(gateway).ip());
+    let embedded = via.map(|gateway| embed_prefix((gateway, 32)).0);
+    for (network, via) in [(network, via), (embed_prefix(network), embedded)] {
+        let target = ifindex.map_or(Target::Refused, |ifindex| Target::Forward { ifindex, via });
+        backend.set_route(network, target);
+    }
 }
 
 /// How many packets met which end.

@@ -262,3 +262,21 @@ pub(super) fn an_error_at_its_last_hop_goes_no_further(gw: &mut Gateway<'_>) {
     let report = error(gw, ROUTER, "203.0.113.10", &sent).with_ttl(1);
     gw.inbound(report).dropped(DropReason::TtlExpired);
 }
+
+pub(super) fn a_floating_ip_reports_only_about_itself(gw: &mut Gateway<'_>) {
+    gw.fip("203.0.113.14", "10.0.1.5");
+    let (kind, code) = unreachable(gw);
+    // It routes for another host, whose address is nobody's business outside.
+    let quote = gw.frame(Direction::Inbound, udp(REMOTE, INSIDE))[14..].to_vec();
+    let report = icmp("10.0.1.5", "198.51.100.7", kind, code, [0; 4]).with_payload(&quote);
+    gw.outbound(report).dropped(DropReason::IcmpUntracked);
+}
+
+pub(super) fn an_error_in_a_hairpin_does_not_turn_outside(gw: &mut Gateway<'_>) {
+    gw.fip("203.0.113.14", "10.0.1.5");
+    // The way back to this host is the default route.
+    let sent = gw.outbound(udp("10.0.17.5:4000", "203.0.113.14:53"));
+    sent.forwarded();
+    let report = error(gw, "10.0.1.5", "203.0.113.14", &sent);
+    gw.outbound(report).dropped(DropReason::NotInside);
+}

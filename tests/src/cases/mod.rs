@@ -176,6 +176,8 @@ cases! {
         an_error_to_somebody_else_than_the_sender_is_refused,
         an_error_about_an_error_is_refused,
         an_error_at_its_last_hop_goes_no_further,
+        a_floating_ip_reports_only_about_itself,
+        an_error_in_a_hairpin_does_not_turn_outside,
     }
     limits {
         the_last_hop_outbound_is_the_kernels,
