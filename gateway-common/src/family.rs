@@ -54,6 +54,10 @@ impl From<Ipv6> for net::Ipv6Addr {
 
 /// An address of one family.
 pub trait Address: Copy + Debug + Default + Ord {
+    /// Becomes `other`, word by word: BPF makes a call of `memmove` of an assignment, which the
+    /// verifier follows byte by byte, and whose frame counts on the stack.
+    fn set(&mut self, other: &Self);
+
     /// The checksum difference of replacing this address by `new`.
     fn difference(&self, new: &Self) -> Difference;
 
@@ -78,6 +82,11 @@ fn mix(mut word: u32) -> u32 {
 }
 
 impl Address for Ipv4 {
+    #[inline(always)]
+    fn set(&mut self, other: &Self) {
+        *self = *other;
+    }
+
     #[inline(always)]
     fn difference(&self, new: &Self) -> Difference {
         Difference::NONE
@@ -132,6 +141,15 @@ impl Ipv6 {
 }
 
 impl Address for Ipv6 {
+    #[inline(always)]
+    fn set(&mut self, other: &Self) {
+        let [a, b, c, d] = other.words().map(u32::to_ne_bytes);
+        self.octets[..4].copy_from_slice(&a);
+        self.octets[4..8].copy_from_slice(&b);
+        self.octets[8..12].copy_from_slice(&c);
+        self.octets[12..].copy_from_slice(&d);
+    }
+
     #[inline(always)]
     fn difference(&self, new: &Self) -> Difference {
         let (old, new) = (self.words(), new.words());

@@ -147,8 +147,11 @@ pub fn is_taken<F: Family, T: Tables<F>>(
     if elapsed(now, holder.last_seen) < YOUNG || holder.flags & ORIGINAL != 0 {
         return true;
     }
-    work.holder_key = holder.opposite(&work.reply_key);
-    work.holder = *holder;
+    holder.write_opposite(&work.reply_key, &mut work.holder_key);
+    // What `is_expired` looks at.
+    work.holder.packets = holder.packets;
+    work.holder.last_seen = holder.last_seen;
+    work.holder.seen = holder.seen;
     let protocol = work.reply_key.protocol;
     let direction = work.holder_key.direction;
     let over = match tables.session(&work.holder_key) {

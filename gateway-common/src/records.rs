@@ -182,6 +182,14 @@ impl<F: Family> Session<F> {
     #[inline(always)]
     #[must_use]
     pub fn opposite(&self, key: &Tuple<F>) -> Tuple<F> {
+        let mut opposite = Tuple::default();
+        self.write_opposite(key, &mut opposite);
+        opposite
+    }
+
+    /// [`Session::opposite`] without a copy in between, which counts on the BPF stack.
+    #[inline(always)]
+    pub fn write_opposite(&self, key: &Tuple<F>, opposite: &mut Tuple<F>) {
         // A hairpin's packets come from inside in both directions, other flows turn round.
         let outbound = Direction::Outbound as u8;
         let direction = if self.flags & HAIRPIN != 0 || key.direction != outbound {
@@ -189,7 +197,10 @@ impl<F: Family> Session<F> {
         } else {
             Direction::Inbound
         };
-        Tuple::new(self.translated.reversed(), key.protocol, direction)
+        opposite.endpoints.set_reversed(&self.translated);
+        opposite.protocol = key.protocol;
+        opposite.direction = direction as u8;
+        opposite.zero = 0;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Flows as they appear on the wire.
 
-use crate::family::Family;
+use crate::family::{Address, Family};
 
 /// The way a packet goes, seen from the tenant.
 ///
@@ -30,12 +30,21 @@ pub struct Endpoints<F: Family> {
 }
 
 impl<F: Family> Endpoints<F> {
+    /// Becomes `other`, without a call of `memmove` (see [`Address::set`]).
+    #[inline(always)]
+    pub fn set(&mut self, other: &Self) {
+        self.source.set(&other.source);
+        self.destination.set(&other.destination);
+        self.source_port = other.source_port;
+        self.destination_port = other.destination_port;
+    }
+
     /// Becomes `other` seen from the other end: [`Endpoints::reversed`] without a copy in between,
     /// which counts on the BPF stack.
     #[inline(always)]
     pub fn set_reversed(&mut self, other: &Self) {
-        self.source = other.destination;
-        self.destination = other.source;
+        self.source.set(&other.destination);
+        self.destination.set(&other.source);
         self.source_port = other.destination_port;
         self.destination_port = other.source_port;
     }
