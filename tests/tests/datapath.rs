@@ -104,7 +104,10 @@ fn leak(frame: &[u8], egress: u32, links: &Links) -> Option<&'static str> {
     let errors: &[u8] = if packet.source.is_ipv4() { &[3, 4, 11, 12] } else { &[1, 2, 3, 4] };
     let (kind, ..) = packet.icmp.filter(|(kind, ..)| errors.contains(kind))?;
     let quote = decode_whole(&[&frame[..14], packet.payload()].concat()).ok()?;
-    let named = is_inside(quote.source) || is_inside(quote.destination);
+    // The address that the error is sent to is no secret.
+    let named = [quote.source, quote.destination]
+        .iter()
+        .any(|address| is_inside(*address) && *address != packet.destination);
     (kind != 0 && named).then_some("the quote of an error names an inside address outside")
 }
 
