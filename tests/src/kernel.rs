@@ -144,8 +144,9 @@ pub struct Tc {
     /// Events before the case that runs.
     before: Vec<u64>,
     changed_routes: BTreeSet<Prefix>,
-    /// Whether frames arrive with a checksum that the hardware has summed up.
+    /// Whether frames arrive summed up by hardware, where the kernel can play that.
     pub checksum_complete: bool,
+    plays_hardware: bool,
 }
 
 /// Takes a map out of the loaded object.
@@ -181,7 +182,15 @@ impl Tc {
             before: vec![0; slots],
             changed_routes: BTreeSet::new(),
             checksum_complete: false,
+            plays_hardware: false,
         };
+        let frame = Frame {
+            bytes: &[0; 64],
+            ifindex: links.internal,
+            segment_bytes: None,
+            checksum_complete: true,
+        };
+        tc.plays_hardware = tc.run("sweep_v4", &frame).is_ok();
         tc.configure(config(&links));
         Ok(tc)
     }
@@ -214,7 +223,7 @@ impl Tc {
             bytes: frame,
             ifindex: self.links.ingress(direction),
             segment_bytes,
-            checksum_complete: self.checksum_complete,
+            checksum_complete: self.checksum_complete && self.plays_hardware,
         };
         let answer = self.run(program, &input)?;
         let bytes = frame.len() as u64;
