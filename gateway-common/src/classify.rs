@@ -4,7 +4,7 @@
 //! the number of rules. The order is that of Kube-OVN's chains: FIP, then DNAT, then SNAT.
 
 use crate::{
-    family::Family,
+    family::{Address, Family},
     parse::PortFields,
     pipeline::Passage,
     records::{Config, DnatKey, FipKey, HAIRPIN, Unmatched},
@@ -59,7 +59,7 @@ fn redirect<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Target 
     let (parsed, rewrite) = (&passage.work.parsed, &mut passage.work.rewrite);
     let ends = &parsed.tuple.endpoints;
     if let Some(fip) = passage.tables.fip(&FipKey::new(&ends.destination, Direction::Inbound)) {
-        rewrite.endpoints.destination = fip.peer;
+        rewrite.endpoints.destination.set(&fip.peer);
         rewrite.rule = fip.rule;
         return Target::Fip;
     }
@@ -75,7 +75,7 @@ fn redirect<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Target 
     let Some(backend) = passage.tables.dnat(&key) else {
         return Target::Itself;
     };
-    rewrite.endpoints.destination = backend.address;
+    rewrite.endpoints.destination.set(&backend.address);
     rewrite.endpoints.destination_port = backend.port;
     rewrite.rule = backend.rule;
     Target::Dnat
@@ -134,7 +134,7 @@ fn own_fip<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> u32 {
     let Some(own) = passage.tables.fip(&key) else {
         return 0;
     };
-    passage.work.rewrite.endpoints.source = own.peer;
+    passage.work.rewrite.endpoints.source.set(&own.peer);
     own.rule
 }
 

@@ -14,7 +14,7 @@
 use crate::{
     checksum::ChecksumDelta,
     classify,
-    family::Family,
+    family::{Address, Family},
     packet::Packet,
     parse::{self, Fragment, Parsed, PortFields},
     pipeline::{Passage, Rewrite, Work},
@@ -77,7 +77,7 @@ pub fn find<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
     key.protocol = work.quote.tuple.protocol;
     key.direction = passage.arrival.direction as u8;
     key.zero = 0;
-    work.rewrite.endpoints = work.parsed.tuple.endpoints;
+    work.rewrite.endpoints.set(&work.parsed.tuple.endpoints);
     if let Some(session) = passage.tables.session(key) {
         by_session(session, passage.arrival.direction, &mut work.rewrite);
         return true;
@@ -92,12 +92,12 @@ pub fn find<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
 #[inline(always)]
 fn by_session<F: Family>(session: &Session<F>, direction: Direction, rewrite: &mut Rewrite<F>) {
     rewrite.rule = session.rule;
-    rewrite.endpoints.destination = session.translated.destination;
+    rewrite.endpoints.destination.set(&session.translated.destination);
     rewrite.endpoints.source_port = session.translated.destination_port;
     rewrite.endpoints.destination_port = session.translated.source_port;
     // RFC 5508 REQ-5: whoever inside reports, the outside sees the EIP of the flow.
     if direction == Direction::Outbound {
-        rewrite.endpoints.source = session.translated.source;
+        rewrite.endpoints.source.set(&session.translated.source);
     }
 }
 
@@ -107,7 +107,7 @@ fn by_fip<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
     let ends = &passage.work.quote.tuple.endpoints;
     passage.work.rewrite.rule = 0;
     if let Some(target) = passage.tables.fip(&FipKey::new(&ends.source, Direction::Inbound)) {
-        passage.work.rewrite.endpoints.destination = target.peer;
+        passage.work.rewrite.endpoints.destination.set(&target.peer);
         passage.work.rewrite.rule = target.rule;
     }
     if passage.arrival.direction == Direction::Inbound {
@@ -116,7 +116,7 @@ fn by_fip<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
     let Some(own) = passage.tables.fip(&FipKey::new(&ends.destination, Direction::Outbound)) else {
         return false;
     };
-    passage.work.rewrite.endpoints.source = own.peer;
+    passage.work.rewrite.endpoints.source.set(&own.peer);
     passage.work.rewrite.rule = own.rule;
     true
 }

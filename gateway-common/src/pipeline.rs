@@ -169,7 +169,7 @@ fn decide<F: Family, P: Packet, T: Tables<F>>(
     packet: &mut P,
     passage: &mut Passage<'_, F, T>,
 ) -> Result<(), Exit> {
-    passage.work.rewrite.endpoints = passage.work.parsed.tuple.endpoints;
+    passage.work.rewrite.endpoints.set(&passage.work.parsed.tuple.endpoints);
     passage.work.rewrite.rule = 0;
     passage.work.flags = 0;
     if !classify(passage) {

@@ -2,7 +2,7 @@
 
 use crate::{
     classify::{self, Action},
-    family::Family,
+    family::{Address, Family},
     mapping::{self, EXHAUSTED_TICKS, PortRange, PortWalk, TRIES, WalkEnd},
     pipeline::{Arrival, Passage},
     records::{HAIRPIN, ORIGINAL, POOL_MEMBERS, Session, Ticks},
@@ -36,8 +36,8 @@ pub fn lookup<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Resul
         && (session.last_seen ^ passage.arrival.now) >> ROUTE_EPOCH_SHIFT == 0;
     let closing = session.seen & (FIN | RST) != 0;
     touch(session, parsed.tcp_flags, passage.arrival);
-    rewrite.endpoints = session.translated;
-    rewrite.next_hop.address = session.next_hop;
+    rewrite.endpoints.set(&session.translated);
+    rewrite.next_hop.address.set(&session.next_hop);
     rewrite.next_hop.ifindex = session.egress;
     rewrite.rule = session.rule;
     if closing && parsed.tcp_flags & (SYN | ACK) == SYN {
@@ -90,7 +90,7 @@ fn reroute<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(
     let work = &*passage.work;
     if let Some(session) = passage.tables.session(&work.parsed.tuple) {
         if routed && !leaves {
-            session.next_hop = work.rewrite.next_hop.address;
+            session.next_hop.set(&work.rewrite.next_hop.address);
             session.egress = work.rewrite.next_hop.ifindex;
             session.routing = passage.config.routing;
         } else {
@@ -119,7 +119,7 @@ pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<
     draft_reply(passage);
     let claimed = claim_source(passage)?;
     let work = &mut *passage.work;
-    work.rewrite.endpoints.source = work.reply_key.endpoints.destination;
+    work.rewrite.endpoints.source.set(&work.reply_key.endpoints.destination);
     work.rewrite.endpoints.source_port = work.reply_key.endpoints.destination_port;
     work.rewrite.rule = work.draft.rule;
 
@@ -127,8 +127,8 @@ pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<
     let record = &mut work.draft;
     record.packets = 1;
     record.bytes = u64::from(passage.arrival.frame_bytes);
-    record.translated = work.rewrite.endpoints;
-    record.next_hop = work.rewrite.next_hop.address;
+    record.translated.set(&work.rewrite.endpoints);
+    record.next_hop.set(&work.rewrite.next_hop.address);
     record.egress = work.rewrite.next_hop.ifindex;
     record.seen = work.parsed.tcp_flags & (FIN | SYN | RST | ACK);
     record.flags = work.flags | ORIGINAL;
@@ -198,7 +198,7 @@ fn claim_pool<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Resul
         let Some(member) = passage.tables.snat(source, turn) else {
             break;
         };
-        passage.work.reply_key.endpoints.destination = member.eip;
+        passage.work.reply_key.endpoints.destination.set(&member.eip);
         passage.work.draft.rule = member.rule;
         let outcome = claim_port(passage);
         if outcome != Err(DropReason::PortsExhausted.into()) {
