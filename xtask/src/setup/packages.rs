@@ -45,7 +45,7 @@ pub(crate) const PROGRAMS: [Program; 9] = [
     program("nginx", &["nginx-light", "nginx"], "the HTTP server behind the gateway"),
     program("iperf3", &["iperf3"], "TCP streams through the gateway"),
     optional(program("tcpdump", &["tcpdump"], "looking at the lab's packets")),
-    optional(program("bpftool", &["bpftool"], "reading the maps")),
+    program("bpftool", &["bpftool"], "reading the maps"),
 ];
 
 /// The programs that are not there.
