@@ -24,12 +24,12 @@ pub(crate) fn apply<F: Maps>(verdict: &Verdict<F>, frame_bytes: u32) -> i32 {
         }
         Verdict::Pass(reason) => {
             maps::count(reason.counter(), frame_bytes);
-            return TC_ACT_OK as i32;
+            return TC_ACT_OK;
         }
         Verdict::Drop(reason) => reason,
     };
     maps::count(reason.counter(), frame_bytes);
-    TC_ACT_SHOT as i32
+    TC_ACT_SHOT
 }
 
 /// Hands the packet to the neighbour. A function of its own for its stack frame.

@@ -72,7 +72,7 @@ fn ingress(ctx: &TcContext, direction: Direction) -> i32 {
         V6::ETHER_TYPE if tagged == 0 => datapath_v6(skb, direction),
         _ => {
             maps::count(PassReason::NotIp.counter(), packet::frame_bytes(skb));
-            TC_ACT_OK as i32
+            TC_ACT_OK
         }
     }
 }

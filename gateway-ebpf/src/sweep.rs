@@ -70,8 +70,8 @@ fn is_over<F: Maps>(key: &Tuple<F>, session: &Session<F>) -> bool {
     let Some(config) = maps::config() else {
         return false;
     };
-    // SAFETY: the entry stays readable until the program ends (RCU).
     let reply = match opposite {
+        // SAFETY: the entry stays readable until the program ends (RCU).
         Some(reply) => unsafe { &*reply },
         None => session,
     };

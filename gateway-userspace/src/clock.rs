@@ -8,8 +8,7 @@ use nix::time::{ClockId, clock_gettime};
 /// The time as the data path counts it: `bpf_ktime_get_coarse_ns` is `CLOCK_MONOTONIC_COARSE`.
 #[must_use]
 pub fn ticks() -> Ticks {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
-        .map_or(Duration::ZERO, Duration::from);
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Duration::from);
     ticks_from_ns(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
