@@ -1,12 +1,11 @@
 //! The NAT data path of vpc-gateway, and the records it shares with user space.
 //!
 //! ```text
-//! bytes --parse--> Parsed --classify--> Flow --session--> Rewrite --translate--> bytes --forward--> Verdict
+//! bytes --parse--> Parsed --classify--> Action --session--> Rewrite --translate--> bytes --forward--> Verdict
 //! ```
 //!
-//! The same code runs in the TC programs, in unit tests on the host and in the fuzzer: it is
-//! generic over the medium ([`packet::Packet`]), the maps ([`tables::Tables`]) and the address
-//! family ([`family::Family`]). It reads no clock and draws no random number by itself.
+//! The same code runs in the TC programs and in tests on the host: it is generic over the medium
+//! ([`packet::Packet`]), the maps ([`tables::Tables`]) and the address family ([`family::Family`]). It reads no clock and draws no random number by itself.
 //!
 //! Modules, in the order a packet meets them:
 //!

@@ -7,6 +7,7 @@ use crate::{
     records::{Config, ORIGINAL, Ticks, Timeouts, ticks_from_secs},
     session::elapsed,
     tables::{ClaimError, Tables},
+    verdict::SESSIONS_CLOSED,
     wire::transport,
 };
 
@@ -162,6 +163,10 @@ pub fn is_taken<F: Family, T: Tables<F>>(
         None => true,
     };
     if over {
+        // As the sweep does: a half without its original has been counted already.
+        if tables.session(&work.holder_key).is_some() {
+            tables.count_event(SESSIONS_CLOSED);
+        }
         tables.release(&work.holder_key);
         tables.release(&work.reply_key);
     }
