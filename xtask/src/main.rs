@@ -8,7 +8,7 @@
 //! | `check` | formatting, lints, documentation, licences, file sizes |
 //! | `test` | all tests, by tier, with a summary |
 //! | `demo` | real traffic through a gateway in network namespaces |
-//! | `verify` | older kernels in QEMU: programs loaded, one packet translated |
+//! | `verify` | other kernels in QEMU: programs loaded, packet cases run, instructions counted |
 //! | `ci` | what CI runs |
 //!
 //! The verbs print plain steps, inherit the output of what they run, and end with an exit code that

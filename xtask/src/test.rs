@@ -11,7 +11,7 @@
 //! `GATEWAY_REQUIRE_KERNEL=1`, so that no test skips itself for want of a privilege. The very last
 //! line is `N passed, N failed, N skipped`.
 
-mod binaries;
+pub(crate) mod binaries;
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};

@@ -1,12 +1,15 @@
 //! `verify`: other kernels, booted in QEMU. Each loads every program, translates a packet there and
-//! back, ends sessions and is detached again.
+//! back, ends sessions, is detached again, and runs all packet cases on the programs.
 //!
 //! ```text
 //! Debian's packages ─► cache ─► image + modules ─┐
-//! vpc-gateway, ip, bpftool, busybox, init.sh ────┴─► initramfs ─► QEMU ─► report ─► table
+//! vpc-gateway, packet cases, ip, bpftool, ... ───┴─► initramfs ─► QEMU ─► report ─► table, ratchet
 //! ```
 //!
 //! No KVM is needed: a kernel made for virtual machines boots in a few seconds without it.
+//!
+//! To add a kernel for good, name it in [`DEFAULT`] and accept its counts with `--accept`; if no
+//! suite of `kernels::SUITES` has it, add one that does. Just to try one, name it on the command line.
 
 mod cpio;
 pub(crate) mod guest;
@@ -14,6 +17,7 @@ mod image;
 mod kernels;
 mod machine;
 mod modules;
+mod ratchet;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -25,10 +29,12 @@ use clap::Args;
 use crate::console::{self, Colour, Steps};
 use crate::programs::Contents;
 use crate::setup::packages::{self, Program};
+use crate::test::binaries;
 use crate::workspace::Workspace;
 use crate::{Exit, build, process, setup};
-use image::Image;
+use image::{Image, Parts};
 use kernels::Cache;
+use ratchet::Ratchet;
 use report::Report;
 
 const STEPS: Steps = Steps::of("verify");
@@ -44,13 +50,24 @@ const EMULATOR: Program = Program {
     optional: false,
 };
 
-/// Boots other kernels in QEMU, loads all programs there and checks a packet.
+/// The test binary that holds the packet cases.
+const CASES: &str = "datapath";
+
+/// Boots other kernels in QEMU, loads all programs there and runs the packet cases on them.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// Version (`6.1`), `newest`, or Debian package; several are possible [default: 6.1, 6.12 and
-    /// newest]
-    #[arg(long = "kernel", value_name = "KERNEL")]
+    /// Versions (`6.1`), `newest`, or Debian packages [default: 6.1, 6.12 and newest]
+    #[arg(
+        long = "kernels",
+        alias = "kernel",
+        value_name = "KERNEL",
+        value_delimiter = ',',
+        num_args = 0..
+    )]
     kernels: Vec<String>,
+    /// Writes the verifier's instruction counts to the ratchet file, whatever they are
+    #[arg(long)]
+    accept: bool,
     /// Lists the kernels that can be named, and boots none
     #[arg(long)]
     list: bool,
@@ -86,22 +103,48 @@ pub(crate) fn run(options: Options) -> Result<()> {
         let products = build::products(&workspace)?;
         (products.object, products.binary)
     };
-    let expected = program_names(options.object.as_ref().unwrap_or(&object))?;
-    let image = Image::collect(&workspace, &binary, cache.busybox()?)?.with_object(options.object);
+    let cases = binaries::compile(&workspace)?
+        .into_iter()
+        .find(|binary| binary.is_integration_test(CASES))
+        .with_context(|| format!("failed to find the test {CASES}"))?
+        .executable;
+    let loaded = options.object.as_ref().unwrap_or(&object);
+    let expected = program_names(loaded)?;
+    let parts = Parts { gateway: &binary, cases: &cases, object: loaded };
+    let mut image = Image::collect(&workspace, &parts, cache.busybox()?)?;
+    image.overrides = options.object.is_some();
     let requests = if options.kernels.is_empty() {
         DEFAULT.map(str::to_owned).to_vec()
     } else {
         options.kernels
     };
+    let mut ratchet = Ratchet::read(&workspace)?;
     let mut rows = Vec::new();
     for request in &requests {
-        let result = verify(&workspace, &mut cache, &image, &expected, request);
-        if let Err(error) = &result {
-            console::error(error);
+        let mut result = verify(&workspace, &mut cache, &image, &expected, request);
+        match &mut result {
+            Err(error) => console::error(error),
+            Ok(report) if options.accept => ratchet.accept(report),
+            Ok(report) => hold(&ratchet, report),
         }
         rows.push((request, result));
     }
+    if options.accept {
+        STEPS.say(format_args!("accepted: {}", ratchet.write(&workspace)?.display()));
+    }
     summarise(&rows)
+}
+
+/// Makes a fault of each count that rose, and says which ones fell.
+fn hold(ratchet: &Ratchet, report: &mut Report) {
+    let comparison = ratchet.compare(report);
+    for risen in comparison.risen {
+        STEPS.say(console::paint(Colour::Red, &risen));
+        report.faults.push(risen);
+    }
+    for offer in comparison.offers {
+        STEPS.say(format_args!("{offer}; `--accept` keeps that"));
+    }
 }
 
 fn ensure_tools() -> Result<()> {
@@ -157,8 +200,8 @@ fn verify(
 fn summarise(rows: &[(&String, Result<Report>)]) -> Result<()> {
     println!();
     println!(
-        "{:<30} {:<7} {:<7} {:<26} {:<7} verifier instructions",
-        "kernel", "result", "loaded", "packet check", "attach"
+        "{:<30} {:<7} {:<7} {:<26} {:<10} {:<7} verifier instructions",
+        "kernel", "result", "loaded", "packet check", "cases", "attach"
     );
     let mut failures = 0;
     for (request, result) in rows {
@@ -187,9 +230,10 @@ fn line(report: &Report, state: &str) -> String {
         .filter_map(|(name, count)| Some(format!("{name} {}", (*count)?)))
         .collect();
     format!(
-        "{:<30} {state} {loaded:<7} {:<26} {:<7} {}",
+        "{:<30} {state} {loaded:<7} {:<26} {:<10} {:<7} {}",
         report.release,
         report.packet,
+        report.cases,
         report.attach,
         counts.join(", ")
     )

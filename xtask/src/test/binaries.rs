@@ -17,7 +17,7 @@ const TESTS_PACKAGE: &str = "gateway-tests";
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Binary {
     /// The file to run.
-    pub(super) executable: PathBuf,
+    pub(crate) executable: PathBuf,
     /// The folder of its package, where cargo would run it.
     pub(super) folder: PathBuf,
     package: String,
@@ -41,6 +41,11 @@ impl Binary {
         }
     }
 
+    /// Whether it is the integration test of the lab that has this name.
+    pub(crate) fn is_integration_test(&self, name: &str) -> bool {
+        self.package == TESTS_PACKAGE && self.is_integration && self.target == name
+    }
+
     /// What a person calls it.
     pub(super) fn title(&self) -> String {
         format!("{} {}", self.package, self.target)
@@ -52,7 +57,7 @@ impl Binary {
 /// # Errors
 ///
 /// Something does not compile.
-pub(super) fn compile(workspace: &Workspace) -> Result<Vec<Binary>> {
+pub(crate) fn compile(workspace: &Workspace) -> Result<Vec<Binary>> {
     let mut command = workspace.cargo();
     command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
     let output = command

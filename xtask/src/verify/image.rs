@@ -24,8 +24,20 @@ pub(super) struct Image {
     busybox: PathBuf,
     libraries: Vec<PathBuf>,
     manifests: Vec<PathBuf>,
-    /// The object to load in place of the one in the binary.
-    object: Option<PathBuf>,
+    object: PathBuf,
+    /// Whether the gateway loads the object from its file and not the one in its binary.
+    pub(super) overrides: bool,
+}
+
+/// What was built for the machine to run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts<'a> {
+    /// The gateway's binary.
+    pub(super) gateway: &'a Path,
+    /// The test binary with the packet cases.
+    pub(super) cases: &'a Path,
+    /// The object that the cases load.
+    pub(super) object: &'a Path,
 }
 
 impl Image {
@@ -34,11 +46,16 @@ impl Image {
     /// # Errors
     ///
     /// A program is missing, or its libraries are.
-    pub(super) fn collect(workspace: &Workspace, gateway: &Path, busybox: PathBuf) -> Result<Self> {
+    pub(super) fn collect(
+        workspace: &Workspace,
+        parts: &Parts<'_>,
+        busybox: PathBuf,
+    ) -> Result<Self> {
         let tool = |name| process::find(name).with_context(|| format!("failed to find {name}"));
         let own = std::env::current_exe().context("failed to find this program")?;
         let programs = vec![
-            ("vpc-gateway", gateway.to_owned()),
+            ("vpc-gateway", parts.gateway.to_owned()),
+            ("packet-cases", parts.cases.to_owned()),
             ("xtask", own),
             ("ip", tool("ip")?),
             ("bpftool", tool("bpftool")?),
@@ -56,12 +73,8 @@ impl Image {
             .map(|entry| entry.path())
             .collect();
         manifests.sort();
-        Ok(Self { programs, busybox, libraries, manifests, object: None })
-    }
-
-    /// Loads `object` in place of the one in the binary.
-    pub(super) fn with_object(self, object: Option<PathBuf>) -> Self {
-        Self { object, ..self }
+        let object = parts.object.to_owned();
+        Ok(Self { programs, busybox, libraries, manifests, object, overrides: false })
     }
 
     /// The archive for a kernel with these modules.
@@ -90,8 +103,9 @@ impl Image {
             let name = manifest.file_name().unwrap_or_default().to_string_lossy();
             archive.file(&format!("manifests/{name}"), &read(manifest)?);
         }
-        if let Some(object) = &self.object {
-            archive.file("vpc-gateway.o", &read(object)?);
+        archive.file("vpc-gateway.o", &read(&self.object)?);
+        if self.overrides {
+            archive.file("override", b"");
         }
         for (order, module) in modules.iter().enumerate() {
             let name = format!("modules/{order:02}-{}.ko", module.name);

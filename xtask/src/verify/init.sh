@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # The first process of the virtual machine: sets up a VPC, a gateway and an outside, runs the
-# gateway, and writes what there is to see to the second serial port, in sections that begin
+# gateway, runs the packet cases, and writes what there is to see to the second serial port, in sections that begin
 # with "@@ NAME". The first serial port is the console.
 
 /bin/busybox --install -s /bin
@@ -40,7 +40,7 @@ done
 ip -n vpc route add default via 10.0.1.254
 ip netns exec out xtask verify-udp serve 7 &
 
-if [ -e /vpc-gateway.o ]; then set -- --object /vpc-gateway.o; else set --; fi
+if [ -e /override ]; then set -- --object /vpc-gateway.o; else set --; fi
 vpc-gateway run --gateway gw1 --config /manifests --netns gw "$@" >/run/log 2>&1 &
 gateway=$!
 tries=0
@@ -70,6 +70,11 @@ if kill -0 $gateway; then
 fi
 section log
 cat /run/log
+
+section cases
+export VPC_GATEWAY_EBPF_OBJECT=/vpc-gateway.o GATEWAY_REQUIRE_KERNEL=1
+packet-cases --nocapture every_case_in_the_kernel_over_both
+echo "exit code $?"
 section end
 sync
 reboot -f

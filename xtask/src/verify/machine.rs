@@ -14,8 +14,8 @@ use crate::process;
 /// The emulator.
 pub(super) const EMULATOR: &str = "qemu-system-x86_64";
 
-/// A boot takes a few seconds and the verifier up to a minute; what takes this long hangs.
-const LIMIT: Duration = Duration::from_secs(300);
+/// A boot takes a few seconds, the verifier and the cases minutes; what takes this long hangs.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// The lines of the console that say why a machine came to nothing.
 const LAST_LINES: usize = 15;

@@ -29,6 +29,8 @@ pub(super) struct Report {
     pub(super) attach: String,
     /// What the outside saw.
     pub(super) packet: String,
+    /// How many packet cases ran, both families together.
+    pub(super) cases: String,
     /// What is not as it should be.
     pub(super) faults: Vec<String>,
 }
@@ -51,6 +53,7 @@ impl Report {
             let words = last_lines(&format!("{}{}", section("setup"), section("log")), LAST_LINES);
             report.faults.push(format!("the gateway did not start:\n{words}"));
         }
+        report.check_cases(section("cases"));
         report.check(sections.contains_key("end"), || "the machine stopped early".to_owned());
         report
     }
@@ -83,6 +86,17 @@ impl Report {
         let packets = packets_of(rules, RULE);
         self.check(packets.is_some_and(|packets| packets > 0), || {
             format!("the rule {RULE} counted no packets: {}", rules.trim())
+        });
+    }
+
+    /// The cases print `N cases over IPv4 on tc in 1.2s`, once for each family and size of the maps.
+    fn check_cases(&mut self, text: &str) {
+        let counts = text.lines().filter_map(|line| line.split_once(" cases over "));
+        let sum: u64 = counts.filter_map(|(count, _)| count.parse::<u64>().ok()).sum();
+        self.cases = if sum == 0 { "-".to_owned() } else { sum.to_string() };
+        let passed = text.contains("test result: ok. 1 passed") && text.contains("exit code 0");
+        self.check(passed && sum > 0, || {
+            format!("the packet cases failed:\n{}", last_lines(text, LAST_LINES))
         });
     }
 
@@ -180,7 +194,8 @@ mod tests {
         @@ fdinfo\nprog_id:\t4\nverified_insns:\t1234\n\
         @@ status\n{\"ready\":true,\"problems\":[],\"interfaces\":[{\"attach\":\"clsact\"},{\"attach\":\"clsact\"}]}\n\
         @@ rules\n{\"rules\":[{\"name\":\"snat-first-hosts\",\"packets\":2}]}\n\
-        @@ detach\ndetached\n@@ log\n@@ end\n";
+        @@ detach\ndetached\n@@ log\n@@ cases\n9 cases over IPv4 on tc in 1s\n8 cases over IPv6 on tc in 1s\n\
+        test result: ok. 1 passed; 0 failed\nexit code 0\n@@ end\n";
 
     fn parse(text: &str) -> Report {
         Report::parse(text, &["tc_internal".to_owned()])
@@ -193,6 +208,7 @@ mod tests {
         assert_eq!(report.programs, [("tc_internal".to_owned(), Some(1234))]);
         assert_eq!((report.attach.as_str(), report.loaded()), ("clsact", 1));
         assert_eq!(report.packet, "from 203.0.113.20:40000");
+        assert_eq!(report.cases, "17");
     }
 
     #[test]
@@ -205,6 +221,9 @@ mod tests {
             ("\"ready\":true", "\"ready\":false", "not ready"),
             ("\"problems\":[]", "\"problems\":[\"sweep\"]", "sweep"),
             ("detached", "oh", "detach failed: oh"),
+            ("exit code 0", "exit code 101", "the packet cases failed"),
+            ("1 passed", "0 passed", "the packet cases failed"),
+            (" cases over ", " cases under ", "the packet cases failed"),
             ("@@ end\n", "", "stopped early"),
         ] {
             let report = parse(&GOOD.replace(from, to));
