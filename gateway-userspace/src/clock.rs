@@ -26,6 +26,12 @@ pub fn unix_seconds() -> u64 {
     now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// The present moment, for intervals.
+#[must_use]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
 /// Measures how long something takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(Instant);

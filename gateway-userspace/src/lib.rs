@@ -14,9 +14,11 @@
 //! - [`plan`]: the difference to what they hold.
 //! - [`dataplane`]: the maps and programs in the kernel.
 //! - [`rejection`]: how problems are named, shared by the two above.
+//! - [`bfd`]: whether next hops are alive.
 //! - [`cli`]: the verbs of the program.
 
 pub mod announce;
+pub mod bfd;
 pub mod cli;
 pub mod clock;
 pub mod crd;

@@ -2,6 +2,7 @@
 //!
 //! `anyhow` is used here and nowhere else; below this module every error is an enum.
 
+pub mod bfdd;
 pub mod check;
 pub mod detach;
 pub mod plan;
@@ -46,6 +47,10 @@ pub enum Command {
     Sessions(show::sessions::Options),
     /// Shows why packets were dropped, or left to the kernel.
     Drops(show::drops::Options),
+    /// Shows BFD sessions: whether neighbours are alive.
+    Bfd(show::bfd::Options),
+    /// Runs BFD sessions and nothing else.
+    Bfdd(bfdd::Options),
     /// Takes a gateway down: programs, maps, sessions, addresses.
     Detach(detach::Options),
 }
@@ -65,6 +70,8 @@ impl Command {
             Self::Rules(options) => or_nothing(show::rules::run(&options)),
             Self::Sessions(options) => or_nothing(show::sessions::run(&options)),
             Self::Drops(options) => or_nothing(show::drops::run(&options)),
+            Self::Bfd(options) => or_nothing(show::bfd::run(&options)),
+            Self::Bfdd(options) => bfdd::run(&options),
             Self::Detach(options) => detach::run(&options),
         }
     }

@@ -18,7 +18,7 @@ pub mod mode;
 pub mod object;
 pub mod pins;
 pub mod probe;
-mod raw;
+pub(crate) mod raw;
 
 pub(crate) use self::raw::link_address;
 

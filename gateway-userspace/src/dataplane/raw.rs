@@ -1,4 +1,4 @@
-//! All unsafe code of this crate: values of the maps as bytes, and one socket address.
+//! All unsafe code of this crate: values of the maps as bytes, a socket address, a thread's priority.
 #![allow(unsafe_code, reason = "the door to the kernel")]
 
 use aya::Pod;
@@ -60,4 +60,14 @@ pub(crate) fn link_address(ifindex: u32, ether_type: u16, mac: [u8; 6]) -> Optio
     let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).ok()?;
     // SAFETY: the pointer leads to a whole `sockaddr_ll` whose family says so.
     unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) }
+}
+
+/// Gives the calling thread the largest share of the processor, if the privilege is there. For
+/// threads that mostly sleep.
+///
+/// Not real-time: where the kernel has real-time groups, such a thread was seen to stand still for
+/// 2.4 s on a busy machine, an ordinary one for less than 0.1 s.
+pub(crate) fn ask_for_priority() {
+    // SAFETY: a system call without pointers; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
 }

@@ -1,6 +1,7 @@
 //! `status`, `rules`, `sessions`, `drops`: what a gateway does, read from its pinned maps. The
 //! daemon need not run.
 
+pub(super) mod bfd;
 pub(super) mod drops;
 pub(super) mod rules;
 pub(super) mod sessions;
