@@ -43,6 +43,14 @@ pub fn bpftool() -> bool {
     granted(found).is_some()
 }
 
+/// Whether FRR is there. Otherwise prints why the test is skipped.
+///
+/// # Panics
+/// It is not, and [`REQUIRE`] is 1.
+pub fn frr() -> bool {
+    granted(super::frr::available()).is_some()
+}
+
 fn granted<T>(outcome: Result<T>) -> Option<T> {
     match outcome {
         Ok(value) => Some(value),

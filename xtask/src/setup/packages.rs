@@ -36,7 +36,7 @@ const fn optional(program: Program) -> Program {
 }
 
 /// Everything that tests and the demo start.
-pub(crate) const PROGRAMS: [Program; 9] = [
+pub(crate) const PROGRAMS: [Program; 10] = [
     program("ip", &["iproute2"], "network namespaces and links of the lab"),
     program("ping", &["iputils-ping"], "ICMP through the gateway"),
     program("sysctl", &["procps"], "forwarding in the lab's routers"),
@@ -44,6 +44,7 @@ pub(crate) const PROGRAMS: [Program; 9] = [
     program("curl", &["curl"], "HTTP through the gateway"),
     program("nginx", &["nginx-light", "nginx"], "the HTTP server behind the gateway"),
     program("iperf3", &["iperf3"], "TCP streams through the gateway"),
+    program("/usr/lib/frr/bfdd", &["frr"], "the other end of BFD sessions"),
     optional(program("tcpdump", &["tcpdump"], "looking at the lab's packets")),
     program("bpftool", &["bpftool"], "reading the maps"),
 ];
