@@ -4,6 +4,7 @@ use core::{fmt::Debug, net};
 
 use crate::{
     checksum::Difference,
+    fragment::Piece,
     packet::{Packet, Truncated},
     parse::{Fragment, Parsed},
     verdict::{DropReason, Exit, PassReason},
@@ -223,6 +224,26 @@ pub trait Family: Copy + Debug + Default + Eq + Ord + 'static {
         destination: &Self::Addr,
         addresses: Difference,
     ) -> Result<Difference, Truncated>;
+
+    /// What a packet that is not atomic says of its place among fragments. Its headers are those
+    /// that `parsed` says.
+    ///
+    /// # Errors
+    ///
+    /// [`Truncated`] if the headers are not there.
+    fn piece<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Result<Piece, Truncated>;
+
+    /// Writes another identification into a packet that is not atomic, and keeps the header
+    /// checksum right, if there is one. Returns as [`Family::rewrite`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Family::piece`].
+    fn renumber<P: Packet>(
+        packet: &mut P,
+        parsed: &Parsed<Self>,
+        identification: u32,
+    ) -> Result<Difference, Truncated>;
 }
 
 /// IPv4.
@@ -250,6 +271,7 @@ impl Family for V4 {
         let field = header.fragment.get();
         parsed.fragment =
             Fragment::from_parts(field & ipv4::FRAGMENT_OFFSET, field & ipv4::MORE_FRAGMENTS != 0);
+        parsed.atomic = field & !ipv4::RESERVED == ipv4::DONT_FRAGMENT;
         parsed.tuple.endpoints.source = Ipv4 { octets: header.source };
         parsed.tuple.endpoints.destination = Ipv4 { octets: header.destination };
         parsed.tuple.protocol = header.protocol;
@@ -280,6 +302,30 @@ impl Family for V4 {
         header.destination = destination.octets;
         Ok(Difference::NONE)
     }
+
+    #[inline(always)]
+    fn piece<P: Packet>(packet: &mut P, _parsed: &Parsed<Self>) -> Result<Piece, Truncated> {
+        let header = packet.at::<ipv4::Ipv4Header>(ethernet::BYTES)?;
+        Ok(Piece {
+            identification: u32::from(header.identification.get()),
+            offset: header.fragment.get() & ipv4::FRAGMENT_OFFSET,
+            end: ethernet::BYTES as u32 + u32::from(header.total_length.get()),
+        })
+    }
+
+    #[inline(always)]
+    fn renumber<P: Packet>(
+        packet: &mut P,
+        _parsed: &Parsed<Self>,
+        identification: u32,
+    ) -> Result<Difference, Truncated> {
+        let header = packet.at::<ipv4::Ipv4Header>(ethernet::BYTES)?;
+        let (old, new) = (header.identification.get(), identification as u16);
+        header.identification.set(new);
+        let change = Difference::NONE.replace_u16(old.to_be(), new.to_be());
+        header.checksum = change.apply(header.checksum);
+        Ok(Difference::NONE)
+    }
 }
 
 /// How many extension headers are walked before a packet is refused (RFC 8200 names five kinds).
@@ -303,6 +349,7 @@ impl Family for V6 {
         ends.destination = Ipv6 { octets: header.destination };
         parsed.tuple.protocol = header.next_header;
         parsed.ttl = header.hop_limit;
+        parsed.atomic = true;
         parsed.l4 = (at + ipv6::BYTES) as u16;
         // Neighbour and router discovery lives on link-local addresses and in groups.
         if ends.destination.is_link_local() || ends.source.is_link_local() {
@@ -336,6 +383,29 @@ impl Family for V6 {
         header.destination = destination.octets;
         Ok(whole)
     }
+
+    #[inline(always)]
+    fn piece<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Result<Piece, Truncated> {
+        let payload = packet.at::<ipv6::Ipv6Header>(ethernet::BYTES)?.payload_length.get();
+        let header = packet.at::<ipv6::FragmentHeader>(usize::from(parsed.fragment_at))?;
+        Ok(Piece {
+            identification: u32::from_be_bytes(header.identification),
+            offset: header.offset_more.get() >> 3,
+            end: (ethernet::BYTES + ipv6::BYTES) as u32 + u32::from(payload),
+        })
+    }
+
+    #[inline(always)]
+    fn renumber<P: Packet>(
+        packet: &mut P,
+        parsed: &Parsed<Self>,
+        identification: u32,
+    ) -> Result<Difference, Truncated> {
+        let header = packet.at::<ipv6::FragmentHeader>(usize::from(parsed.fragment_at))?;
+        let (old, new) = (header.identification, identification.to_be_bytes());
+        header.identification = new;
+        Ok(Difference::NONE.replace_u32(u32::from_ne_bytes(old), u32::from_ne_bytes(new)))
+    }
 }
 
 /// How [`skip_extensions`] ended.
@@ -357,20 +427,32 @@ fn skip_extensions<P: Packet>(packet: &mut P, parsed: &mut Parsed<V6>) -> Extens
         match next_extension(packet, parsed) {
             Ok(true) => {}
             Ok(false) => return Extensions::Skipped,
-            Err(Truncated) => return Extensions::Truncated,
+            Err(failed) => return failed,
         }
     }
     Extensions::TooMany
 }
 
+impl From<Truncated> for Extensions {
+    #[inline(always)]
+    fn from(Truncated: Truncated) -> Self {
+        Self::Truncated
+    }
+}
+
 /// Steps over one extension header; `false` if there is none.
 #[inline(always)]
-fn next_extension<P: Packet>(packet: &mut P, parsed: &mut Parsed<V6>) -> Result<bool, Truncated> {
+fn next_extension<P: Packet>(packet: &mut P, parsed: &mut Parsed<V6>) -> Result<bool, Extensions> {
     let counts_words = match parsed.tuple.protocol {
+        // A fragment of a fragment: nobody makes those (RFC 8200 section 4.1: each kind once).
+        ipv6::FRAGMENT if parsed.fragment != Fragment::Whole => return Err(Extensions::TooMany),
         ipv6::FRAGMENT => {
             let header = packet.at::<ipv6::FragmentHeader>(usize::from(parsed.l4))?;
             let field = header.offset_more.get();
             parsed.fragment = Fragment::from_parts(field >> 3, field & 1 != 0);
+            // RFC 6946: alone in its datagram, whatever its identification.
+            parsed.atomic = parsed.fragment == Fragment::Whole;
+            parsed.fragment_at = parsed.l4;
             parsed.tuple.protocol = header.next_header;
             parsed.l4 += size_of::<ipv6::FragmentHeader>() as u16;
             // What follows in a later fragment is payload, whatever its bytes look like.

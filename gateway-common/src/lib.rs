@@ -16,6 +16,7 @@
 //! | [`tables`], [`records`] | what is known about that flow |
 //! | [`classify`] | which rule applies to a flow that has no session |
 //! | [`session`], [`mapping`] | how a session opens, and its external port |
+//! | [`fragment`] | which datagram a fragment is of, and its new identification |
 //! | [`checksum`], [`translate`], [`icmp_error`] | the new bytes |
 //! | [`forward`], [`verdict`] | where the packet goes, or why it does not |
 //! | [`pipeline`] | all of the above in one page |
@@ -38,6 +39,7 @@ pub mod classify;
 pub mod expire;
 pub mod family;
 pub mod forward;
+pub mod fragment;
 pub mod icmp_error;
 pub mod mapping;
 pub mod packet;

@@ -30,6 +30,11 @@ pub trait Packet {
     /// Length of the frame in bytes, Ethernet header included. A GSO packet counts whole.
     fn frame_bytes(&self) -> u32;
 
+    /// How many packets the frame is once segmentation offload has cut it up: 1 for all but GSO.
+    fn segments(&self) -> u32 {
+        1
+    }
+
     /// Whether the frame is addressed to this interface and nobody else: neither broadcast nor
     /// multicast nor seen in passing. The kernel routes no other frame, and neither do we.
     fn is_for_this_host(&self) -> bool;

@@ -3,6 +3,7 @@
 use crate::{
     checksum::L4Checksum,
     family::{Address, Family},
+    fragment,
     packet::Packet,
     tuple::{Direction, Endpoints, Tuple},
     verdict::{DropReason, Exit, PassReason},
@@ -21,6 +22,8 @@ pub enum Fragment {
     First,
     /// A later one: no layer-4 header, so no ports.
     Later,
+    /// A later one whose ports are known from the first: see [`crate::fragment`].
+    Known,
 }
 
 impl Fragment {
@@ -62,6 +65,9 @@ pub struct Parsed<F: Family> {
     pub tcp_flags: u8,
     /// Place in a fragmented datagram.
     pub fragment: Fragment,
+    /// Whether the identification means nothing (RFC 6864 section 4): it is not a fragment, and
+    /// cannot become one.
+    pub atomic: bool,
     /// Where the ports are.
     pub ports: PortFields,
     /// How the layer-4 checksum behaves.
@@ -70,6 +76,8 @@ pub struct Parsed<F: Family> {
     pub checksum_at: u8,
     /// Offset of the layer-4 header in bytes from the start of the frame.
     pub l4: u16,
+    /// Offset of the IPv6 fragment header; of no meaning in packets without one.
+    pub fragment_at: u16,
 }
 
 impl<F: Family> Parsed<F> {
@@ -77,17 +85,22 @@ impl<F: Family> Parsed<F> {
     #[inline(always)]
     #[must_use]
     pub fn is_trackable(&self) -> bool {
-        self.fragment == Fragment::Whole
+        if self.fragment == Fragment::Known {
+            return true;
+        }
+        self.fragment != Fragment::Later
             && (self.tuple.protocol != F::ICMP
                 || matches!(self.ports, PortFields::SourceId | PortFields::DestinationId))
     }
 
     /// Whether a session can be made for this packet. An answer to an ICMP query begins nothing:
-    /// its only id is the one that the other side chose.
+    /// its only id is the one that the other side chose. A later fragment begins nothing either.
     #[inline(always)]
     #[must_use]
     pub fn can_open(&self) -> bool {
-        self.is_trackable() && self.ports != PortFields::DestinationId
+        self.fragment != Fragment::Known
+            && self.is_trackable()
+            && self.ports != PortFields::DestinationId
     }
 }
 
@@ -101,10 +114,12 @@ impl<F: Family> Parsed<F> {
             ttl: 0,
             tcp_flags: 0,
             fragment: Fragment::Whole,
+            atomic: true,
             ports: PortFields::None,
             checksum: L4Checksum::None,
             checksum_at: 0,
             l4: 0,
+            fragment_at: 0,
         }
     }
 
@@ -137,6 +152,9 @@ pub fn parse<F: Family, P: Packet>(packet: &mut P, parsed: &mut Parsed<F>) -> Re
     let ends = &parsed.tuple.endpoints;
     if ends.destination.is_special() || ends.source.is_special() {
         return Err(PassReason::Special.into());
+    }
+    if parsed.fragment != Fragment::Whole && !fragment::is_sound(packet, parsed) {
+        return Err(DropReason::FragmentTiny.into());
     }
     if parsed.fragment != Fragment::Later {
         parse_transport(packet, parsed)?;
@@ -230,9 +248,8 @@ fn parse_icmp<F: Family>(parsed: &mut Parsed<F>, icmp: &IcmpStart) -> Result<(),
 #[inline(always)]
 #[must_use]
 pub fn untrackable_reason<F: Family>(parsed: &Parsed<F>) -> DropReason {
-    if parsed.fragment == Fragment::Whole {
-        DropReason::IcmpUntracked
-    } else {
-        DropReason::Fragment
+    match parsed.fragment {
+        Fragment::Whole | Fragment::First => DropReason::IcmpUntracked,
+        Fragment::Later | Fragment::Known => DropReason::Fragment,
     }
 }

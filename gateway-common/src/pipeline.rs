@@ -3,10 +3,10 @@
 use crate::{
     classify::{self, Action},
     family::Family,
-    forward, icmp_error,
+    forward, fragment, icmp_error,
     packet::Packet,
-    parse::{self, Parsed, PortFields},
-    records::{Config, Session, Ticks},
+    parse::{self, Fragment, Parsed, PortFields},
+    records::{Config, Datagram, DatagramKey, Session, Ticks},
     session,
     tables::Tables,
     translate::translate,
@@ -57,6 +57,10 @@ pub struct Work<F: Family> {
     pub flags: u8,
     /// The session to be opened: one record for both of its entries, one after the other.
     pub draft: Session<F>,
+    /// The datagram that the packet is a fragment of. Only the identification counts if it is whole.
+    pub datagram: Datagram,
+    /// Key of the datagram that the packet is a fragment of.
+    pub datagram_key: DatagramKey<F>,
     /// Key of the entry that the reply will find.
     pub reply_key: Tuple<F>,
     /// The session that holds a wanted port, and the key of its other entry.
@@ -76,6 +80,8 @@ impl<F: Family> Default for Work<F> {
             action: Action::Stateless,
             flags: 0,
             draft: Session::default(),
+            datagram: Datagram::default(),
+            datagram_key: DatagramKey::default(),
             reply_key: Tuple::default(),
             holder: Session::default(),
             holder_key: Tuple::default(),
@@ -134,8 +140,12 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
     }
     passage.work.parsed.clear(passage.arrival.direction);
     parse::parse(packet, &mut passage.work.parsed)?;
+    if passage.work.parsed.fragment == Fragment::Later {
+        fragment::recall(packet, passage);
+    }
     if passage.work.parsed.is_trackable() && session::lookup(passage)? {
         forward::check(packet, passage)?;
+        identify(packet, passage)?;
     } else if icmp_error::is_error(&passage.work.parsed) && related(packet, passage)? {
         return Ok(());
     } else {
@@ -144,6 +154,18 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
     translate(packet, &passage.work.parsed, &passage.work.rewrite.endpoints)?;
     passage.tables.count_rule(passage.work.rewrite.rule, passage.arrival.frame_bytes);
     Ok(())
+}
+
+/// Gives a packet of a session a new identification, unless it is atomic.
+#[inline(always)]
+fn identify<F: Family, P: Packet, T: Tables<F>>(
+    packet: &mut P,
+    passage: &mut Passage<'_, F, T>,
+) -> Result<(), Exit> {
+    if passage.work.parsed.atomic || fragment::identify(packet, passage) {
+        return Ok(());
+    }
+    Err(DropReason::Truncated.into())
 }
 
 /// An ICMP error about a translated packet; `false` if it is about none of ours.
@@ -160,6 +182,7 @@ fn related<F: Family, P: Packet, T: Tables<F>>(
     }
     icmp_error::route(passage)?;
     forward::check(packet, passage)?;
+    identify(packet, passage)?;
     if translate_error(packet, passage) { Ok(true) } else { Err(passage.work.exit) }
 }
 
@@ -186,7 +209,7 @@ fn decide<F: Family, P: Packet, T: Tables<F>>(
     }
     // Another CPU may have opened the same flow meanwhile: its session is the one.
     if open(passage) || passage.work.exit == DropReason::TupleTaken.into() && lookup(passage) {
-        return Ok(());
+        return identify(packet, passage);
     }
     Err(passage.work.exit)
 }

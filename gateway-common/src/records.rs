@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Version of the layout of everything in this module. Maps of another version are not adopted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Most EIPs in the pool of one SNAT source prefix.
 pub const POOL_MEMBERS: usize = 8;
@@ -310,6 +310,51 @@ impl<F: Family> Pool<F> {
     }
 }
 
+/// Key of `FRAGMENTS_V4` and `FRAGMENTS_V6`: the datagram that a fragment is of, as it arrives.
+// Aligned as `Tuple` is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C, align(8))]
+pub struct DatagramKey<F: Family> {
+    /// Source address.
+    pub source: F::Addr,
+    /// Destination address.
+    pub destination: F::Addr,
+    /// Identification that the sender gave: 16 bits in IPv4, 32 in IPv6.
+    pub identification: u32,
+    /// Number of the layer-4 protocol (RFC 791); 0 in IPv6, where it does not tell datagrams apart.
+    pub protocol: u8,
+    /// A [`Direction`].
+    pub direction: u8,
+    /// Zero.
+    pub zero: u16,
+}
+
+/// Value of `FRAGMENTS_V4` and `FRAGMENTS_V6`: what the first fragment of a datagram told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Datagram {
+    /// Identification after translation, the same for all fragments.
+    pub identification: u32,
+    /// When the first fragment came.
+    pub since: Ticks,
+    /// Source port as it arrived, or ICMP id, as in [`Endpoints`].
+    pub source_port: u16,
+    /// Destination port as it arrived, or ICMP id.
+    pub destination_port: u16,
+}
+
+/// Value of `IDENTIFICATIONS`: a counter that many pairs of addresses share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Identification {
+    /// The next identification; its low 16 or 32 bits count.
+    pub next: u64,
+    /// When it was last asked for.
+    pub asked: Ticks,
+    /// Zero.
+    pub zero: u32,
+}
+
 /// Kind of a rule, in [`Rule::kind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -405,6 +450,10 @@ records! {
     SnatKey<V6> = 4 16;
     PoolMember<V4> = 4 4;
     PoolMember<V6> = 16 4;
+    DatagramKey<V4> = 4 4 4 1 1 2;
+    DatagramKey<V6> = 16 16 4 1 1 2;
+    Datagram = 4 4 2 2;
+    Identification = 8 4 4;
     Pool<V4> = 4 64;
     Pool<V6> = 4 160;
 }

@@ -3,7 +3,7 @@
 use crate::{
     family::Family,
     mapping::PortWalk,
-    records::{Dnat, DnatKey, Fip, FipKey, PoolMember, Session, Ticks},
+    records::{Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, PoolMember, Session, Ticks},
     tuple::Tuple,
     verdict::NextHop,
 };
@@ -79,6 +79,16 @@ pub trait Tables<F: Family> {
 
     /// The EIP that `source` uses at its `turn`-th choice, by the longest prefix that covers it.
     fn snat(&mut self, source: &F::Addr, turn: u32) -> Option<PoolMember<F>>;
+
+    /// What is known of a datagram whose first fragment has come.
+    fn datagram(&mut self, key: &DatagramKey<F>) -> Option<&Datagram>;
+
+    /// Remembers a datagram. It may be forgotten at any time.
+    fn set_datagram(&mut self, key: &DatagramKey<F>, datagram: &Datagram);
+
+    /// Takes `count` successive identifications from counter `index` of `IDENTIFICATIONS`; returns
+    /// the first. No two CPUs get the same.
+    fn identification(&mut self, index: u32, count: u32, now: Ticks) -> u32;
 
     /// Asks the kernel for the route of a packet with `source` (before translation, as policy rules
     /// see it) to `destination` (after translation), and puts the answer into `next_hop`.

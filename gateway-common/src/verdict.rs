@@ -156,8 +156,10 @@ reasons! {
         SessionsFull = "sessions_full",
         /// Another session already uses the translated tuple and the port must be kept.
         TupleTaken = "tuple_taken",
-        /// A fragment of a flow that needs its ports to be known.
+        /// A later fragment whose ports are not known: its first one has not come.
         Fragment = "fragment",
+        /// A first fragment too short for its layer-4 header, or a later one that reaches into it.
+        FragmentTiny = "fragment_tiny",
         /// An ICMP message that is neither a query nor belongs to a session.
         IcmpUntracked = "icmp_untracked",
         /// Larger than the interface it would leave by takes.

@@ -7,6 +7,9 @@
 //! | `sweep_v4`, `sweep_v6` | run by the daemon: end sessions that are idle or whose rule is gone |
 #![no_std]
 #![no_main]
+// The target has no `AtomicU32`, and nothing of `AtomicU64` but load and store.
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the only way to the atomic instructions of BPF")]
 #![expect(
     unreachable_pub,
     missing_docs,

@@ -1,6 +1,10 @@
 //! The maps, and [`Tables`] over them and the kernel's routing table.
 
-use core::{ffi::c_void, marker::PhantomData};
+use core::{
+    ffi::c_void,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    marker::PhantomData,
+};
 
 use aya_ebpf::{
     bindings::{
@@ -15,10 +19,12 @@ use aya_ebpf::{
 };
 use gateway_common::{
     family::{Family, Ipv4, Ipv6, V4, V6},
+    fragment,
     mapping::PortWalk,
     pipeline::Work,
     records::{
-        Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, Rule, Session, Ticks,
+        Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, Identification, Pool,
+        PoolMember, Rule, Session, Ticks,
     },
     tables::{ClaimError, Route, RouteQuery, Tables},
     tuple::Tuple,
@@ -39,6 +45,11 @@ const PREFIX_ENTRIES: usize = 1 << 14;
 /// Most exhausted port ranges that are remembered; the oldest are forgotten first.
 const EXHAUSTED_ENTRIES: usize = 4096;
 
+/// Most datagrams whose first fragment is remembered, in each family; the oldest are forgotten first.
+/// About 1.6 MB for IPv4 and 2.4 MB for IPv6, taken at the start. Not fewer, because every CPU keeps
+/// some of them free for itself.
+const FRAGMENT_ENTRIES: usize = 1 << 14;
+
 /// Memory is taken when an entry is made, so an idle gateway costs little.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -46,6 +57,7 @@ type Sessions<F> = HashMap<Tuple<F>, Session<F>, SESSION_ENTRIES, ON_DEMAND>;
 type Fips<F> = HashMap<FipKey<F>, Fip<F>, RULE_ENTRIES, ON_DEMAND>;
 type Dnats<F> = HashMap<DnatKey<F>, Dnat<F>, RULE_ENTRIES, ON_DEMAND>;
 type Exhausted<F> = LruHashMap<Tuple<F>, Ticks, EXHAUSTED_ENTRIES>;
+type Fragments<F> = LruHashMap<DatagramKey<F>, Datagram, FRAGMENT_ENTRIES>;
 type Snats<F> = LpmTrie<<F as Family>::Addr, Pool<F>, PREFIX_ENTRIES>;
 
 #[btf_map]
@@ -70,6 +82,12 @@ static SNATS_V6: Snats<V6> = LpmTrie::new();
 static EXHAUSTED_V4: Exhausted<V4> = LruHashMap::new();
 #[btf_map]
 static EXHAUSTED_V6: Exhausted<V6> = LruHashMap::new();
+#[btf_map]
+static FRAGMENTS_V4: Fragments<V4> = LruHashMap::new();
+#[btf_map]
+static FRAGMENTS_V6: Fragments<V6> = LruHashMap::new();
+#[btf_map]
+static IDENTIFICATIONS: Array<Identification, { fragment::COUNTERS as usize }> = Array::new();
 // Holds nothing: walking through it is the loop over 65 536 ports (kernel 5.13; bpf_loop is 5.17).
 #[btf_map]
 static PORTS: Array<u8, { 1 << 16 }> = Array::new();
@@ -128,6 +146,7 @@ pub(crate) trait Maps: Family {
     const DNATS: &'static Dnats<Self>;
     const SNATS: &'static Snats<Self>;
     const EXHAUSTED: &'static Exhausted<Self>;
+    const FRAGMENTS: &'static Fragments<Self>;
     const WORK: &'static PerCpuArray<Work<Self>, 1>;
     /// `AF_INET` or `AF_INET6`.
     const AF: u8;
@@ -148,6 +167,7 @@ impl Maps for V4 {
     const DNATS: &'static Dnats<V4> = &DNATS_V4;
     const SNATS: &'static Snats<V4> = &SNATS_V4;
     const EXHAUSTED: &'static Exhausted<V4> = &EXHAUSTED_V4;
+    const FRAGMENTS: &'static Fragments<V4> = &FRAGMENTS_V4;
     const WORK: &'static PerCpuArray<Work<V4>, 1> = &WORK_V4;
     const AF: u8 = 2;
 
@@ -177,6 +197,7 @@ impl Maps for V6 {
     const DNATS: &'static Dnats<V6> = &DNATS_V6;
     const SNATS: &'static Snats<V6> = &SNATS_V6;
     const EXHAUSTED: &'static Exhausted<V6> = &EXHAUSTED_V6;
+    const FRAGMENTS: &'static Fragments<V6> = &FRAGMENTS_V6;
     const WORK: &'static PerCpuArray<Work<V6>, 1> = &WORK_V6;
     const AF: u8 = 10;
 
@@ -320,6 +341,43 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
     #[inline(always)]
     fn snat(&mut self, source: &F::Addr, turn: u32) -> Option<PoolMember<F>> {
         F::SNATS.get(&Key::new(F::BITS, *source))?.member(source, turn)
+    }
+
+    #[inline(always)]
+    fn datagram(&mut self, key: &DatagramKey<F>) -> Option<&Datagram> {
+        // SAFETY: as in `session`; of two first fragments either may win.
+        unsafe { F::FRAGMENTS.get(key) }
+    }
+
+    #[inline(always)]
+    fn set_datagram(&mut self, key: &DatagramKey<F>, datagram: &Datagram) {
+        // Forgetting costs the later fragments.
+        let _ = F::FRAGMENTS.insert(key, datagram, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn identification(&mut self, index: u32, count: u32, now: Ticks) -> u32 {
+        let Some(counter) = IDENTIFICATIONS.get_ptr_mut(index) else {
+            return self.random();
+        };
+        // SAFETY: the slot is there for ever. Of two CPUs that write the time either may win; the
+        // number is taken atomically.
+        unsafe {
+            let idle = now.wrapping_sub((*counter).asked);
+            // As in Linux: whoever watches one counter does not see how many packets others sent.
+            let skipped = match idle {
+                0 => 0,
+                _ => {
+                    (*counter).asked = now;
+                    ((u64::from(self.random()) * u64::from(idle)) >> 32) as u32
+                }
+            };
+            let step = u64::from(skipped) + u64::from(count);
+            let next = &raw mut (*counter).next;
+            // A relaxed addition would be the instruction that gives no result.
+            let before = atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(next, step);
+            (before as u32).wrapping_add(skipped)
+        }
     }
 
     #[inline(always)]

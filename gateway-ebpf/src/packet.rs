@@ -105,6 +105,12 @@ impl Packet for SkbPacket {
     }
 
     #[inline(always)]
+    fn segments(&self) -> u32 {
+        // SAFETY: as in `new`.
+        unsafe { (*self.skb).gso_segs }.max(1)
+    }
+
+    #[inline(always)]
     fn is_for_this_host(&self) -> bool {
         // SAFETY: as in `new`.
         unsafe { (*self.skb).pkt_type == PACKET_HOST }

@@ -244,6 +244,24 @@ impl Draft {
         [0..first, first..whole].map(|part| Self { part: Some(part), ..self.clone() })
     }
 
+    /// The packet as fragments of `size` bytes of the layer-4 segment each, the last perhaps shorter.
+    ///
+    /// # Panics
+    /// `size` is not a multiple of 8.
+    #[must_use]
+    pub fn pieces(&self, size: usize) -> Vec<Self> {
+        assert!(size > 0 && size.is_multiple_of(8), "{size} bytes");
+        let whole = self.segment().len();
+        let parts = (0..whole).step_by(size).map(|start| start..(start + size).min(whole));
+        parts.map(|part| Self { part: Some(part), ..self.clone() }).collect()
+    }
+
+    /// The same with another identification.
+    #[must_use]
+    pub fn with_identification(self, identification: u16) -> Self {
+        Self { identification, ..self }
+    }
+
     /// The same packet over IPv6, with every IPv4 address embedded.
     #[must_use]
     pub fn over_ipv6(mut self) -> Self {

@@ -88,6 +88,9 @@ pub trait Store<F: Notation> {
     /// Reads one session entry.
     fn session(&mut self, key: &Tuple<F>) -> Option<Session<F>>;
 
+    /// Forgets the datagrams whose first fragment has come.
+    fn forget_fragments(&mut self);
+
     /// Reads all session entries, in any order.
     fn sessions(&mut self) -> Vec<(Tuple<F>, Session<F>)>;
 }
@@ -189,6 +192,12 @@ pub trait Backend {
         } else if let Some(key) = tuple::<V6>(flow) {
             self.v6().set_session(&key, None);
         }
+    }
+
+    /// Forgets the datagrams whose first fragment has come.
+    fn forget_fragments(&mut self) {
+        self.v4().forget_fragments();
+        self.v6().forget_fragments();
     }
 
     /// Lets time pass: makes every session older.

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use gateway_common::records::{
-    Counter, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, Session, SnatKey, Ticks,
+    Counter, Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, Session, SnatKey,
+    Ticks,
 };
 use gateway_common::tables::{ClaimError, Route, RouteQuery, Tables};
 use gateway_common::tuple::Tuple;
@@ -33,6 +34,8 @@ pub struct Choice<F: Notation> {
     pub seed: u32,
     /// The chosen address and port; `None` if no port was found.
     pub external: Option<(F::Addr, u16)>,
+    /// The chosen identification.
+    pub identification: u32,
     /// External endpoints refused because they are taken.
     pub taken: u32,
     /// External endpoints refused although they are free.
@@ -56,6 +59,10 @@ pub struct SimTables<F: Notation> {
     pub snats: BTreeMap<SnatKey<F>, Pool<F>>,
     /// Ranges of ports that were walked in vain, and until when that is believed.
     pub exhausted: BTreeMap<Tuple<F>, Ticks>,
+    /// Datagrams whose first fragment has come.
+    pub datagrams: BTreeMap<DatagramKey<F>, Datagram>,
+    /// The counters of identifications.
+    pub identifications: BTreeMap<u32, u32>,
     /// The routing table.
     pub routes: Rc<Routes>,
     /// The source of random numbers.
@@ -81,6 +88,8 @@ impl<F: Notation> SimTables<F> {
             dnats: BTreeMap::new(),
             snats: BTreeMap::new(),
             exhausted: BTreeMap::new(),
+            datagrams: BTreeMap::new(),
+            identifications: BTreeMap::new(),
             routes,
             random: Random::Xorshift(0x2545_f491),
             rule_counters: BTreeMap::new(),
@@ -168,6 +177,24 @@ impl<F: Notation> Tables<F> for SimTables<F> {
         let covers = |key: &&SnatKey<F>| F::covers(&key.network, key.prefix_len, source);
         let longest = self.snats.keys().filter(covers).max_by_key(|key| key.prefix_len)?;
         self.snats[longest].member(source, turn)
+    }
+
+    fn datagram(&mut self, key: &DatagramKey<F>) -> Option<&Datagram> {
+        self.datagrams.get(key)
+    }
+
+    fn set_datagram(&mut self, key: &DatagramKey<F>, datagram: &Datagram) {
+        self.datagrams.insert(*key, *datagram);
+    }
+
+    fn identification(&mut self, index: u32, count: u32, _now: Ticks) -> u32 {
+        if let Random::Follow(choice) = &self.random {
+            return choice.identification;
+        }
+        // Not the number that a packet is likely to have already.
+        let next = self.identifications.entry(index).or_insert(0x8000 + index);
+        *next += count;
+        *next - count
     }
 
     fn route(

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
-    ABI_VERSION, Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, Rule, Session,
-    Timeouts,
+    ABI_VERSION, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey,
+    Identification, Pool, PoolMember, Rule, Session, Timeouts,
 };
 use gateway_common::tuple::{Endpoints, Tuple};
 use gateway_tests::kernel;
@@ -71,6 +71,12 @@ fn layout() -> String {
     layout!(out, "Counter", Counter { packets, bytes });
     both_families!(out, Endpoints { source, destination, source_port, destination_port });
     both_families!(out, Tuple { endpoints, protocol, direction, zero });
+    both_families!(
+        out,
+        DatagramKey { source, destination, identification, protocol, direction, zero }
+    );
+    layout!(out, "Datagram", Datagram { identification, since, source_port, destination_port });
+    layout!(out, "Identification", Identification { next, asked, zero });
     both_families!(
         out,
         Session {
@@ -155,6 +161,7 @@ fn family_maps<F: Family>(suffix: &str) -> Vec<(String, Sizes)> {
         ("FIPS", (size_of::<FipKey<F>>(), size_of::<Fip<F>>())),
         ("DNATS", (size_of::<DnatKey<F>>(), size_of::<Dnat<F>>())),
         ("SNATS", (prefix, size_of::<Pool<F>>())),
+        ("FRAGMENTS", (size_of::<DatagramKey<F>>(), size_of::<Datagram>())),
     ]
     .map(|(map, sizes)| (format!("{map}_{suffix}"), sizes))
     .into()
@@ -174,6 +181,7 @@ fn the_maps_of_the_object_have_the_sizes_of_the_records() {
         ("RULES", size_of::<Rule>()),
         ("RULE_COUNTERS", size_of::<Counter>()),
         ("COUNTERS", size_of::<Counter>()),
+        ("IDENTIFICATIONS", size_of::<Identification>()),
     ] {
         expected.insert(map.to_owned(), (index, value));
     }

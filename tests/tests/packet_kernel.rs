@@ -86,13 +86,35 @@ fn two_cpus_never_give_out_the_same_port() {
 }
 
 #[test]
+fn two_cpus_never_give_out_the_same_identification() {
+    kernel::run(Options { capacity: CAPACITY }, |tc| {
+        const PACKETS: u16 = 10_000;
+        one_eip(tc, 100);
+        // Two hosts with one EIP, one remote and the same identifications.
+        let host = |host: &'static str| {
+            let source = format!("{host}:4000");
+            frames((0..PACKETS).map(move |id| udp(&source, REMOTE).with_identification(id)))
+        };
+        let results = on_two_cpus(tc, [host("10.0.1.10"), host("10.0.1.20")]);
+        let mut identifications = BTreeSet::new();
+        for (code, frame) in results.iter().flatten() {
+            assert_eq!(*code, FORWARDED);
+            identifications.insert(decode(frame).expect("a packet").fragment.0);
+        }
+        assert_eq!(identifications.len(), 2 * usize::from(PACKETS));
+    });
+}
+
+#[test]
 fn two_cpus_that_open_the_same_flow_open_one_session() {
     kernel::run(Options { capacity: CAPACITY }, |tc| {
         const FLOWS: u16 = 4000;
         one_eip(tc, 40_000);
         for ipv6 in [false, true] {
             let flow = |flow: u16| {
+                // Atomic: each copy of any other datagram gets an identification of its own.
                 let draft = udp(&format!("10.0.1.10:{}", 10_000 + flow), REMOTE);
+                let draft = Draft { dont_fragment: true, ..draft };
                 if ipv6 { draft.over_ipv6() } else { draft }
             };
             let packets = || frames((0..FLOWS).map(flow));

@@ -31,6 +31,12 @@ pub struct Ipv4Header {
 /// Size of the header without options, in bytes.
 pub const BYTES: usize = size_of::<Ipv4Header>();
 
+/// Bit of [`Ipv4Header::fragment`] without a meaning.
+pub const RESERVED: u16 = 0x8000;
+
+/// Bit of [`Ipv4Header::fragment`]: no router may fragment this packet.
+pub const DONT_FRAGMENT: u16 = 0x4000;
+
 /// Bit of [`Ipv4Header::fragment`]: more fragments follow.
 pub const MORE_FRAGMENTS: u16 = 0x2000;
 

@@ -78,6 +78,12 @@ pub struct IcmpStart {
     pub id: U16,
 }
 
+/// Size of the TCP header without options, in bytes.
+pub const TCP_BYTES: u32 = 20;
+/// Size of the headers of UDP and UDP-Lite, in bytes; of DCCP as far as a NAT looks at it.
+pub const UDP_BYTES: u32 = 8;
+/// Size of the fixed part of ICMP and ICMPv6, in bytes.
+pub const ICMP_BYTES: u32 = 8;
 /// Where the checksum of TCP lies, from the start of its header.
 pub const TCP_CHECKSUM: u8 = 16;
 /// Where the checksum of UDP, UDP-Lite and DCCP lies, from the start of their header.

@@ -86,19 +86,6 @@ pub(super) fn a_backend_outside_is_refused(gw: &mut Gateway<'_>) {
     assert_eq!(gw.sessions(), []);
 }
 
-pub(super) fn a_later_fragment_is_the_gateways_own(gw: &mut Gateway<'_>) {
-    gw.dnat("203.0.113.11:53", UDP, "10.0.1.10:53");
-    let [_, later] = udp(CLIENT, "203.0.113.11:53").with_payload(&[1; 64]).fragments(16);
-    gw.inbound(later).passed(PassReason::Local);
-}
-
-pub(super) fn a_first_fragment_is_refused(gw: &mut Gateway<'_>) {
-    gw.dnat("203.0.113.11:53", UDP, "10.0.1.10:53");
-    let [first, _] = udp(CLIENT, "203.0.113.11:53").with_payload(&[1; 64]).fragments(16);
-    gw.inbound(first).dropped(DropReason::Fragment);
-    assert_eq!(gw.sessions(), []);
-}
-
 pub(super) fn a_removed_rule_no_longer_opens(gw: &mut Gateway<'_>) {
     let rule = gw.dnat("203.0.113.11:80", TCP, "10.0.1.10:8080");
     gw.inbound(tcp(CLIENT, "203.0.113.11:80", SYN)).forwarded();

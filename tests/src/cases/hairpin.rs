@@ -115,12 +115,3 @@ pub(super) fn the_class_of_the_source_port_is_kept(gw: &mut Gateway<'_>) {
         assert!(class.contains(&chosen), "{port} became {chosen}");
     }
 }
-
-pub(super) fn fragments_of_a_plain_host_are_refused(gw: &mut Gateway<'_>) {
-    gw.fip(EIP, HOST);
-    let whole = udp("10.0.1.10:4000", "203.0.113.14:53").with_payload(&[5; 64]);
-    for fragment in whole.fragments(24) {
-        gw.outbound(fragment).dropped(DropReason::Fragment);
-    }
-    assert_eq!(gw.sessions(), []);
-}

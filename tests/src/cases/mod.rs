@@ -5,6 +5,7 @@
 
 mod dnat;
 mod fip;
+mod fragments;
 mod gateway;
 mod hairpin;
 mod icmp_errors;
@@ -84,7 +85,6 @@ cases! {
         udp_lite_and_dccp_have_ports_too,
         a_datagram_without_checksum_stays_without.ipv4_only(),
         a_checksum_that_computes_to_zero_is_sent_as_all_ones,
-        fragments_are_refused,
         ipv4_options_are_kept.ipv4_only(),
         an_eip_is_for_the_external_interface_only,
         type_of_service_and_identification_are_kept,
@@ -126,8 +126,6 @@ cases! {
         a_flow_from_inside_is_no_answer,
         the_rule_counts_both_directions,
         a_backend_outside_is_refused,
-        a_later_fragment_is_the_gateways_own,
-        a_first_fragment_is_refused,
         a_removed_rule_no_longer_opens,
         udp_and_tcp_of_one_port_are_two_rules,
     }
@@ -156,7 +154,28 @@ cases! {
         two_plain_hosts_with_one_source_port_are_told_apart,
         a_protocol_without_ports_passes,
         the_class_of_the_source_port_is_kept,
-        fragments_of_a_plain_host_are_refused,
+    }
+    fragments {
+        fragments_leave_with_the_eip_and_those_of_the_answer_come_back,
+        fragments_of_a_ping_share_its_id,
+        fragments_reach_a_port_forward,
+        fragments_turn_round_in_a_hairpin,
+        a_later_fragment_counts_for_session_and_rule,
+        a_later_fragment_does_not_outlive_its_session,
+        interleaved_datagrams_with_one_identification_are_told_apart,
+        interleaved_answers_with_one_identification_are_told_apart,
+        a_first_fragment_that_comes_twice_keeps_its_identification,
+        the_next_datagram_of_one_identification_takes_over,
+        a_first_fragment_without_its_whole_header_is_dropped,
+        a_later_fragment_that_reaches_into_the_header_is_dropped,
+        a_fragment_of_a_fragment_is_dropped.ipv6_only(),
+        a_datagram_in_one_fragment_is_a_whole_one.ipv6_only(),
+        a_datagram_that_may_be_fragmented_is_renumbered.ipv4_only(),
+        an_atomic_datagram_keeps_its_identification.ipv4_only(),
+        a_floating_ip_keeps_the_identification,
+        an_untranslated_flow_keeps_the_identification,
+        a_later_fragment_of_the_gateway_is_its_own,
+        an_error_in_fragments_is_refused,
     }
     icmp_errors {
         an_error_from_outside_reaches_the_host_inside,

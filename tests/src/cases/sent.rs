@@ -23,8 +23,8 @@ impl Sent {
         Self { before, after, delivery }
     }
 
-    /// The packet as the other side sees it. Everything but addresses, ports, TTL and checksums is
-    /// as it was, and all checksums are right.
+    /// The packet as the other side sees it. Everything but addresses, ports, TTL, checksums and the
+    /// identification of what is not atomic is as it was, and all checksums are right.
     ///
     /// # Panics
     /// It was not forwarded, or something else has changed.
@@ -103,6 +103,12 @@ impl Sent {
         self.delivery.outcome
     }
 
+    /// The frame as it came.
+    #[must_use]
+    pub fn before(&self) -> &[u8] {
+        &self.before
+    }
+
     /// The frame as it left.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -123,6 +129,15 @@ impl Sent {
 fn kept(packet: &Decoded) -> Decoded {
     let icmp = packet.icmp.map(|(kind, code, _)| (kind, code, 0));
     let segment = packet.payload().to_vec();
+    let (_, dont_fragment, offset, more) = packet.fragment;
+    let fragmented = more || offset != 0;
+    let mut extensions = packet.extensions.clone();
+    if fragmented {
+        // The identification ends the last extension header.
+        let end = extensions.len();
+        extensions[end.saturating_sub(4)..].fill(0);
+    }
+    let identification = if dont_fragment && !fragmented { packet.fragment.0 } else { 0 };
     let nowhere = IpAddr::from([0, 0, 0, 0]);
     let packet = packet.clone();
     Decoded {
@@ -132,6 +147,8 @@ fn kept(packet: &Decoded) -> Decoded {
         ports: None,
         checksum: None,
         faults: Vec::new(),
+        fragment: (identification, dont_fragment, offset, more),
+        extensions,
         icmp,
         segment,
         ..packet

@@ -161,15 +161,6 @@ pub(super) fn a_checksum_that_computes_to_zero_is_sent_as_all_ones(gw: &mut Gate
     assert_eq!(there.decoded.checksum, Some(0xffff));
 }
 
-pub(super) fn fragments_are_refused(gw: &mut Gateway<'_>) {
-    gw.snat("10.0.1.0/24", &["203.0.113.10"]);
-    let whole = udp("10.0.1.10:40000", "198.51.100.7:53").with_payload(&[9; 64]);
-    for fragment in whole.fragments(24) {
-        gw.outbound(fragment).dropped(DropReason::Fragment);
-    }
-    assert_eq!(gw.sessions(), []);
-}
-
 pub(super) fn ipv4_options_are_kept(gw: &mut Gateway<'_>) {
     gw.snat("10.0.1.0/24", &["203.0.113.10"]);
     for options in [vec![1, 1, 1, 0], vec![7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0], vec![1; 40]] {

@@ -211,6 +211,10 @@ impl<F: Notation> Store<F> for SimTables<F> {
         set(&mut self.sessions, *key, session);
     }
 
+    fn forget_fragments(&mut self) {
+        self.datagrams.clear();
+    }
+
     fn session(&mut self, key: &Tuple<F>) -> Option<Session<F>> {
         self.sessions.get(key).copied()
     }

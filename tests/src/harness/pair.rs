@@ -1,5 +1,7 @@
 //! Both data paths side by side: every packet goes through the kernel first, then through the host.
 
+use std::time::{Duration, Instant};
+
 use gateway_common::family::{V4, V6};
 use gateway_common::mapping::{PortRange, has_port_classes};
 use gateway_common::records::Config;
@@ -19,14 +21,19 @@ pub struct Pair<'a> {
     pub kernel: &'a mut Tc,
     /// The host code.
     pub host: Host,
+    /// Since when datagrams are remembered.
+    remembering: Instant,
 }
+
+/// For how long a datagram is remembered: less than the kernel, whose clock runs, remembers it.
+const MEMORY: Duration = Duration::from_secs(1);
 
 impl<'a> Pair<'a> {
     /// Two empty gateways whose session maps take `capacity` entries each.
     pub fn new(kernel: &'a mut Tc, capacity: u32) -> Self {
         kernel.clear();
         let host = Host::new(kernel.links(), capacity);
-        Self { kernel, host }
+        Self { kernel, host, remembering: Instant::now() }
     }
 
     /// Does the same to both.
@@ -45,6 +52,10 @@ impl<'a> Pair<'a> {
         direction: Direction,
         frame: &[u8],
     ) -> Result<(Outcome, Vec<u8>), String> {
+        if self.remembering.elapsed() > MEMORY {
+            self.both(|backend| backend.forget_fragments());
+            self.remembering = Instant::now();
+        }
         let (mut in_kernel, mut on_host) = (frame.to_vec(), frame.to_vec());
         let complain = |what: &str, kernel: &dyn std::fmt::Debug, host: &dyn std::fmt::Debug| {
             format!("{what}: kernel {kernel:?}, host {host:?}\n{direction:?} {}", describe(frame))
@@ -162,5 +173,6 @@ fn choice<F: Notation>(
         let offset = u64::from(port.saturating_sub(range.candidate(0)));
         ((offset << 32).div_ceil(u64::from(range.size()))) as u32
     });
-    Random::Follow(Choice { seed, external, taken: 0, free: 0, remembered: false })
+    let identification = after.map_or(0, |after| after.fragment.0);
+    Random::Follow(Choice { seed, external, identification, taken: 0, free: 0, remembered: false })
 }

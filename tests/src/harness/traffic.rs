@@ -124,13 +124,15 @@ pub struct Traffic {
     dice: Dice,
     forwarded: Vec<(Direction, Vec<u8>)>,
     sent: Vec<(Direction, Vec<u8>)>,
+    /// Fragments that are still to be sent, the next one last.
+    pending: Vec<(Direction, Vec<u8>)>,
 }
 
 impl Traffic {
     /// Frames that depend on the seed and on what is [learned](Traffic::learn).
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { dice: Dice::new(seed), forwarded: Vec::new(), sent: Vec::new() }
+        Self { dice: Dice::new(seed), forwarded: Vec::new(), sent: Vec::new(), pending: Vec::new() }
     }
 
     /// The source of randomness.
@@ -145,6 +147,11 @@ impl Traffic {
 
     /// The next frame.
     pub fn next_frame(&mut self) -> (Direction, Vec<u8>) {
+        if self.dice.chance(80)
+            && let Some(fragment) = self.pending.pop()
+        {
+            return fragment;
+        }
         let kind = self.dice.below(100);
         let related = match kind {
             0..35 => self.answer(),
@@ -182,7 +189,7 @@ impl Traffic {
             *flags = self.dice.pick(&[ACK, SYN | ACK, FIN | ACK, RST, SYN]);
         }
         self.decorate(&mut draft);
-        Some((direction, draft.frame(ingress_mac(direction))))
+        Some(self.fragmented(direction, &draft))
     }
 
     /// An ICMP error about a packet that was forwarded.
@@ -236,10 +243,29 @@ impl Traffic {
         if self.dice.chance(50) {
             draft = draft.over_ipv6();
         }
-        if draft.payload.len() >= 32 && self.dice.chance(30) {
-            draft = draft.fragments(16)[self.dice.below(2)].clone();
+        self.fragmented(direction, &draft)
+    }
+
+    /// The frame of a draft; now and then its fragments, of which the others follow soon.
+    fn fragmented(&mut self, direction: Direction, draft: &Draft) -> (Direction, Vec<u8>) {
+        let mac = ingress_mac(direction);
+        if draft.segment().len() < 40 || !self.dice.chance(30) {
+            return (direction, draft.frame(mac));
         }
-        (direction, draft.frame(ingress_mac(direction)))
+        // Of 16 bytes, TCP's header does not fit into the first.
+        let pieces = draft.pieces(self.dice.pick(&[16, 24, 32, 32]));
+        let mut frames: Vec<_> = pieces.iter().map(|piece| (direction, piece.frame(mac))).collect();
+        match self.dice.below(10) {
+            0 => {}
+            1 => {
+                let (one, two) = (self.dice.below(frames.len()), self.dice.below(frames.len()));
+                frames.swap(one, two);
+            }
+            // The last is the next.
+            _ => frames.reverse(),
+        }
+        self.pending.extend(frames);
+        self.pending.pop().expect("at least one fragment")
     }
 
     fn transport(&mut self, source: &str, destination: &str) -> Draft {
@@ -277,7 +303,8 @@ impl Traffic {
             draft.payload.resize(1400 + dice.below(200), 0xa5);
         }
         draft.tos = dice.roll() as u8;
-        draft.identification = dice.roll() as u16;
+        // Few, so that fragments of one datagram find each other.
+        draft.identification = dice.pick(&[7, 8, 9]);
         draft.dont_fragment = dice.chance(50);
         if dice.chance(8) {
             draft.ttl = dice.pick(&[0, 1, 2, 255]);

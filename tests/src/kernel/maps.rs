@@ -8,7 +8,8 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
-    Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, Record, Rule, Session, SnatKey, Ticks,
+    Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, Pool, Record, Rule,
+    Session, SnatKey, Ticks,
 };
 use gateway_common::tuple::Tuple;
 
@@ -40,7 +41,7 @@ macro_rules! pods {
 
 const fn is_record<T: Record>() {}
 
-pods!(Config, Counter, Rule; Dnat, DnatKey, Fip, FipKey, Pool, Session, Tuple);
+pods!(Config, Counter, Datagram, Rule; DatagramKey, Dnat, DnatKey, Fip, FipKey, Pool, Session, Tuple);
 
 /// The maps of one family.
 pub(super) struct FamilyMaps<F: Notation> {
@@ -49,6 +50,7 @@ pub(super) struct FamilyMaps<F: Notation> {
     dnats: HashMap<MapData, Raw<DnatKey<F>>, Raw<Dnat<F>>>,
     snats: LpmTrie<MapData, F::Octets, Raw<Pool<F>>>,
     exhausted: HashMap<MapData, Raw<Tuple<F>>, Ticks>,
+    fragments: HashMap<MapData, Raw<DatagramKey<F>>, Raw<Datagram>>,
 }
 
 impl<F: Notation> FamilyMaps<F> {
@@ -61,6 +63,7 @@ impl<F: Notation> FamilyMaps<F> {
             dnats: take(ebpf, &named("DNATS"))?,
             snats: take(ebpf, &named("SNATS"))?,
             exhausted: take(ebpf, &named("EXHAUSTED"))?,
+            fragments: take(ebpf, &named("FRAGMENTS"))?,
         })
     }
 
@@ -70,6 +73,7 @@ impl<F: Notation> FamilyMaps<F> {
         empty(&mut self.fips);
         empty(&mut self.dnats);
         empty(&mut self.exhausted);
+        self.forget_fragments();
         let keys: Vec<_> = self.snats.keys().collect::<Result<_, _>>().expect("keys");
         for key in keys {
             self.snats.remove(&key).expect("a key that is there");
@@ -120,6 +124,10 @@ impl<F: Notation> Store<F> for FamilyMaps<F> {
 
     fn set_session(&mut self, key: &Tuple<F>, session: Option<Session<F>>) {
         set(&mut self.sessions, Raw(*key), session.map(Raw));
+    }
+
+    fn forget_fragments(&mut self) {
+        empty(&mut self.fragments);
     }
 
     fn session(&mut self, key: &Tuple<F>) -> Option<Session<F>> {
