@@ -5,7 +5,7 @@
 
 mod maps;
 mod namespace;
-mod test_run;
+pub(crate) mod test_run;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,7 +7,9 @@
 //! | [`sim`], [`kernel`] | what the data path runs on: host memory, or the kernel |
 //! | [`harness`], [`cases`] | one way to drive both, and what they must do |
 //! | [`lab`], [`demo`] | namespaces with real servers, and the demo that runs in them |
+//! | [`mod@bench`] | how fast it is, beside what users run today |
 
+pub mod bench;
 pub mod build_packet;
 pub mod cases;
 pub mod decode;

@@ -46,12 +46,25 @@ pub(crate) fn run(options: Options) -> Result<()> {
 ///
 /// As [`run`].
 pub(crate) fn object(workspace: &Workspace) -> Result<PathBuf> {
+    one(workspace, EBPF_PACKAGE, workspace.ebpf_object())
+}
+
+/// Builds the object of the bench, which is no part of the product, and returns its path.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(crate) fn bench_object(workspace: &Workspace) -> Result<PathBuf> {
+    one(workspace, "bench-ebpf", workspace.ebpf_target().join("bench.o"))
+}
+
+/// Builds one binary of the eBPF crate and keeps it at `stable`.
+fn one(workspace: &Workspace, binary: &str, stable: PathBuf) -> Result<PathBuf> {
     let tools = setup::ensure_compilers(workspace)?;
     let started = Instant::now();
-    process::run(cargo(workspace, &tools, "build").args(["--bin", EBPF_PACKAGE]))
-        .context("failed to build the eBPF object")?;
-    let built = workspace.ebpf_target().join(target()).join("ebpf").join(EBPF_PACKAGE);
-    let stable = workspace.ebpf_object();
+    process::run(cargo(workspace, &tools, "build").args(["--bin", binary]))
+        .with_context(|| format!("failed to build the eBPF object {binary}"))?;
+    let built = workspace.ebpf_target().join(target()).join("ebpf").join(binary);
     let bytes = std::fs::read(&built)
         .with_context(|| format!("failed to read the built object {}", built.display()))?;
     replace_if_changed(&stable, &bytes)?;

@@ -8,12 +8,14 @@
 //! | `check` | formatting, lints, documentation, licences, file sizes |
 //! | `test` | all tests, by tier, with a summary |
 //! | `demo` | real traffic through a gateway in network namespaces |
+//! | `bench` | how fast the gateway is, beside what users run today |
 //! | `verify` | other kernels in QEMU: programs loaded, packet cases run, instructions counted |
 //! | `ci` | what CI runs |
 //!
 //! The verbs print plain steps, inherit the output of what they run, and end with an exit code that
 //! a script can rely on.
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod check;
@@ -51,6 +53,7 @@ enum Verb {
     Check(check::Options),
     Test(test::Options),
     Demo(demo::Options),
+    Bench(bench::Options),
     Ci(ci::Options),
     Verify(verify::Options),
     /// The two ends of the round trip that `verify` makes inside a virtual machine
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Verb::Check(options) => check::run(options),
         Verb::Test(options) => test::run(options),
         Verb::Demo(options) => demo::run(options),
+        Verb::Bench(options) => bench::run(options),
         Verb::Ci(options) => ci::run(options),
         Verb::Verify(options) => verify::run(options),
         Verb::VerifyUdp(options) => verify::guest::run(options),

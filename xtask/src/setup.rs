@@ -132,6 +132,19 @@ pub(crate) fn ensure_programs() -> Result<()> {
     step("programs", false, || packages::install(&missing))
 }
 
+/// Installs what the bench measures beside the gateway, where it is missing.
+///
+/// # Errors
+///
+/// A program is missing and cannot be installed.
+pub(crate) fn ensure_competitors() -> Result<()> {
+    let missing = packages::absent(&packages::COMPETITORS);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    step("competitors", false, || packages::install(&missing))
+}
+
 /// Runs one step unless it is done, and says which and how long.
 fn step(name: &str, done: bool, install: impl FnOnce() -> Result<()>) -> Result<()> {
     if done {

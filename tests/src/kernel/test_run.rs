@@ -20,24 +20,30 @@ const IFINDEX_AT: usize = 40;
 const GSO_SEGMENTS_AT: usize = 164;
 const GSO_SIZE_AT: usize = 176;
 
+/// Sends what an XDP program makes of a frame on its way, as if it came from a driver.
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+
+/// Frames that a live run takes through the program before it sends them on.
+const BATCH: u32 = 64;
+
 /// A frame, and how it arrives.
-pub(super) struct Frame<'a> {
+pub(crate) struct Frame<'a> {
     /// The bytes.
-    pub(super) bytes: &'a [u8],
+    pub(crate) bytes: &'a [u8],
     /// Index of the interface.
-    pub(super) ifindex: u32,
+    pub(crate) ifindex: u32,
     /// For a GSO packet, the bytes of payload in each of its segments.
-    pub(super) segment_bytes: Option<u32>,
+    pub(crate) segment_bytes: Option<u32>,
     /// Whether hardware has summed it up.
-    pub(super) checksum_complete: bool,
+    pub(crate) checksum_complete: bool,
 }
 
 /// What the program did.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// What it returned.
-    pub(super) code: u32,
+    pub(crate) code: u32,
     /// The frame afterwards.
-    pub(super) bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// The member `test` of `union bpf_attr`.
@@ -63,7 +69,17 @@ struct Attributes {
 }
 
 /// Runs a program once.
-pub(super) fn run(program: BorrowedFd<'_>, frame: &Frame<'_>) -> Result<Answer> {
+pub(crate) fn run(program: BorrowedFd<'_>, frame: &Frame<'_>) -> Result<Answer> {
+    repeat(program, frame, 1).map(|(answer, _)| answer)
+}
+
+/// Runs a program `count` times in a row, each time on what the last run left of the frame. Returns the
+/// last answer, and the nanoseconds that a run took.
+pub(crate) fn repeat(
+    program: BorrowedFd<'_>,
+    frame: &Frame<'_>,
+    count: u32,
+) -> Result<(Answer, u32)> {
     let mut context = [0_u8; CONTEXT_BYTES];
     let mut put = |at: usize, value: u32| context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     put(IFINDEX_AT, frame.ifindex);
@@ -78,20 +94,40 @@ pub(super) fn run(program: BorrowedFd<'_>, frame: &Frame<'_>) -> Result<Answer> 
         data_size_out: output.len() as u32,
         data_in: frame.bytes.as_ptr() as u64,
         data_out: output.as_mut_ptr() as u64,
-        repeat: 1,
+        repeat: count,
         ctx_size_in: CONTEXT_BYTES as u32,
         ctx_in: context.as_ptr() as u64,
         flags: if frame.checksum_complete { BPF_F_TEST_SKB_CHECKSUM_COMPLETE } else { 0 },
         ..Attributes::default()
     };
+    call(&mut attributes)?;
+    output.truncate(attributes.data_size_out as usize);
+    Ok((Answer { code: attributes.retval, bytes: output }, attributes.duration))
+}
+
+/// Runs an XDP program on `count` frames of zeros and carries its verdicts out.
+pub(crate) fn live(program: BorrowedFd<'_>, frame_bytes: usize, count: u32) -> Result<()> {
+    let frame = vec![0_u8; frame_bytes];
+    call(&mut Attributes {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat: count,
+        flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+        batch_size: BATCH,
+        ..Attributes::default()
+    })
+}
+
+fn call(attributes: &mut Attributes) -> Result<()> {
     let size = size_of::<Attributes>();
     // SAFETY: every pointer in the attributes leads to a live buffer of the length beside it.
-    let code =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size) };
+    let code = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, std::ptr::from_mut(attributes), size)
+    };
     if code < 0 {
         let error = std::io::Error::last_os_error();
-        bail!("failed to run a program on {} bytes: {error}", frame.bytes.len());
+        bail!("failed to run a program on {} bytes: {error}", attributes.data_size_in);
     }
-    output.truncate(attributes.data_size_out as usize);
-    Ok(Answer { code: attributes.retval, bytes: output })
+    Ok(())
 }

@@ -10,8 +10,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::cleanup::{self, Undo};
-use super::netns;
+use super::netns::{self, Netns};
 use super::process::Process;
+use super::scratch::Scratch;
 use super::topology::Topology;
 use super::wait::wait_until;
 
@@ -55,22 +56,36 @@ impl Gateway {
         Ok(gateway)
     }
 
+    /// As [`Gateway::start`], in any namespace with interfaces `eth0` and `net1`.
+    ///
+    /// # Errors
+    /// It ends early or is not ready in time; the error carries its log.
+    pub fn start_in(netns: &Netns, scratch: &Scratch, settings: Settings) -> Result<Self> {
+        let mut gateway = Self::prepare_in(netns, scratch, settings)?;
+        gateway.restart()?;
+        Ok(gateway)
+    }
+
     /// A gateway that is not started.
     ///
     /// # Errors
     /// The clean-up cannot be registered.
     pub fn prepare(lab: &Topology, settings: Settings) -> Result<Self> {
+        Self::prepare_in(&lab.gateway, &lab.scratch, settings)
+    }
+
+    fn prepare_in(netns: &Netns, scratch: &Scratch, settings: Settings) -> Result<Self> {
         let (binary, name) = (settings.binary.clone(), settings.name.clone());
-        let state = lab.scratch.join(&format!("state-{name}"));
-        let (path, directory) = (lab.gateway.path(), state.clone());
+        let state = scratch.join(&format!("state-{name}"));
+        let (path, directory) = (netns.path(), state.clone());
         let ((), detach) = cleanup::make(
             || Ok(()),
             |()| Box::new(move || detach_quietly(&binary, &name, &path, &directory)),
         )?;
         Ok(Self {
-            netns: lab.gateway.path(),
+            netns: netns.path(),
             state,
-            log: lab.scratch.join(&format!("{}.log", settings.name)),
+            log: scratch.join(&format!("{}.log", settings.name)),
             settings,
             daemon: None,
             detach: Some(detach),

@@ -49,9 +49,21 @@ pub(crate) const PROGRAMS: [Program; 10] = [
     program("bpftool", &["bpftool"], "reading the maps"),
 ];
 
+/// What the bench measures beside the gateway.
+pub(crate) const COMPETITORS: [Program; 3] = [
+    program("iptables-legacy-restore", &["iptables"], "the rules that Kube-OVN programs"),
+    program("nft", &["nftables"], "the same rules as an nftables map"),
+    program("conntrack", &["conntrack"], "ending the sessions of both"),
+];
+
 /// The programs that are not there.
 pub(crate) fn missing() -> Vec<&'static Program> {
-    PROGRAMS.iter().filter(|program| process::find(program.command).is_none()).collect()
+    absent(&PROGRAMS)
+}
+
+/// Those of a list that are not there.
+pub(crate) fn absent(programs: &'static [Program]) -> Vec<&'static Program> {
+    programs.iter().filter(|program| process::find(program.command).is_none()).collect()
 }
 
 /// Installs Debian's packages of the missing programs, or says what to install.
@@ -83,9 +95,11 @@ pub(crate) fn install(missing: &[&Program]) -> Result<()> {
     if packages.iter().any(|package| package.starts_with("nginx")) {
         disable_nginx(privilege);
     }
+    let gone = |program: &&&Program| process::find(program.command).is_none();
+    let missing: Vec<&Program> = missing.iter().filter(gone).copied().collect();
     match result {
-        Ok(()) => advise(&self::missing(), "apt did not bring them"),
-        Err(error) => advise(&self::missing(), &format!("{error:#}")),
+        Ok(()) => advise(&missing, "apt did not bring them"),
+        Err(error) => advise(&missing, &format!("{error:#}")),
     }
 }
 

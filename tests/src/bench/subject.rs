@@ -1,0 +1,151 @@
+//! What is measured: the gateway, its competitors, and the limits of the hooks.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use super::rig::Rig;
+use super::rules::Rules;
+use crate::lab::gateway::{Gateway, Settings};
+use crate::lab::tier;
+use crate::lab::topology::External;
+
+/// A way for packets from one interface to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// This gateway, by TC.
+    Tc,
+    /// This gateway, with XDP in front.
+    Xdp,
+    /// The iptables chains of Kube-OVN.
+    Iptables,
+    /// The same rules in nftables, port forwards in a map.
+    Nftables,
+    /// The kernel's forwarding, no NAT.
+    Kernel,
+    /// `bpf_redirect` in TC, no NAT.
+    BareTc,
+    /// `bpf_redirect_neigh` in TC, no NAT.
+    BareNeighbor,
+    /// `bpf_redirect` in XDP, no NAT.
+    BareXdp,
+}
+
+impl Way {
+    /// All of them, in the order of columns.
+    pub const ALL: [Self; 8] = [
+        Self::Tc,
+        Self::Xdp,
+        Self::Iptables,
+        Self::Nftables,
+        Self::Kernel,
+        Self::BareTc,
+        Self::BareNeighbor,
+        Self::BareXdp,
+    ];
+
+    /// Those that translate addresses.
+    pub const NAT: [Self; 4] = [Self::Tc, Self::Xdp, Self::Iptables, Self::Nftables];
+
+    /// A short name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tc => "TC",
+            Self::Xdp => "XDP",
+            Self::Iptables => "iptables",
+            Self::Nftables => "nft map",
+            Self::Kernel => "kernel",
+            Self::BareTc => "bare TC",
+            Self::BareNeighbor => "bare neigh",
+            Self::BareXdp => "bare XDP",
+        }
+    }
+}
+
+/// How a subject is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Its rules.
+    pub rules: Rules,
+    /// How many sessions it must hold.
+    pub sessions: u32,
+    /// What `net1` is.
+    pub external: External,
+    /// Whether frames are generated; otherwise links are as a pod has them.
+    pub generated: bool,
+}
+
+/// One way, set up in namespaces of its own.
+pub struct Subject {
+    /// Which way it is.
+    pub way: Way,
+    /// This gateway's daemon. Dropped before the namespaces.
+    pub gateway: Option<Gateway>,
+    /// The namespaces.
+    pub rig: Rig,
+}
+
+impl Subject {
+    /// Sets it up.
+    ///
+    /// # Errors
+    /// A program is missing, the kernel refuses something, or the gateway refuses the mode.
+    pub fn build(way: Way, setup: &Setup) -> Result<Self> {
+        let word = way.name().replace(' ', "").to_lowercase();
+        let mut rig = Rig::build(&word, setup.external)?;
+        if setup.generated {
+            rig.instrument()?;
+        }
+        let gateway = match way {
+            Way::Tc => Some(start(&rig, setup, "tc")?),
+            Way::Xdp => Some(start(&rig, setup, "xdp")?),
+            Way::Iptables => {
+                restore(&rig, "iptables-legacy-restore", &[], &setup.rules.iptables())?;
+                None
+            }
+            Way::Nftables => {
+                restore(&rig, "nft", &["-f"], &setup.rules.nftables())?;
+                None
+            }
+            Way::Kernel => None,
+            Way::BareTc => rig.redirect("redirect_tc", false).map(|()| None)?,
+            Way::BareNeighbor => rig.redirect("neighbor_tc", false).map(|()| None)?,
+            Way::BareXdp => rig.redirect("redirect_xdp", true).map(|()| None)?,
+        };
+        Ok(Self { way, gateway, rig })
+    }
+
+    /// Empties conntrack, whose table has its limit for all namespaces of this way.
+    ///
+    /// # Errors
+    /// The program fails.
+    pub fn forget_connections(&self) -> Result<()> {
+        match self.way {
+            Way::Iptables | Way::Nftables => {
+                self.rig.gateway.output(Command::new("conntrack").arg("-F")).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn start(rig: &Rig, setup: &Setup, mode: &str) -> Result<Gateway> {
+    let config = rig.scratch.join("config");
+    std::fs::create_dir_all(&config)?;
+    rig.scratch.write("config/rules.yaml", setup.rules.yaml(&rig.name))?;
+    let mut arguments: Vec<String> =
+        ["--mode", mode, "--timeouts", "udp-new=3600"].map(Into::into).into();
+    arguments.extend(["--max-sessions".into(), setup.sessions.to_string()]);
+    let settings = Settings { binary: tier::binary()?, name: rig.name.clone(), config, arguments };
+    Gateway::start_in(&rig.gateway, &rig.scratch, settings)
+}
+
+fn restore(rig: &Rig, program: &str, arguments: &[&str], rules: &str) -> Result<()> {
+    let file = rig.scratch.write("rules", rules)?;
+    rig.gateway
+        .output(Command::new(program).args(arguments).arg(&file))
+        .with_context(|| format!("{program} refuses the rules"))?;
+    // Flows without an answer must outlive the run, as they do in this gateway.
+    let conntrack = [("netfilter/nf_conntrack_udp_timeout", "3600")];
+    conntrack.iter().try_for_each(|(key, value)| rig.gateway.sysctl(key, value))
+}
