@@ -17,6 +17,7 @@
 //! | [`classify`] | which rule applies to a flow that has no session |
 //! | [`session`], [`mapping`] | how a session opens, and its external port |
 //! | [`fragment`] | which datagram a fragment is of, and its new identification |
+//! | [`accounting`] | what a session counts against, and whether there may be one more |
 //! | [`checksum`], [`translate`], [`icmp_error`] | the new bytes |
 //! | [`forward`], [`verdict`] | where the packet goes, or why it does not |
 //! | [`pipeline`] | all of the above in one page |
@@ -34,6 +35,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod accounting;
 pub mod checksum;
 pub mod classify;
 pub mod expire;

@@ -1,8 +1,8 @@
 //! The external port of a new session (RFC 4787 section 4.2, RFC 6056).
 
 use crate::{
-    expire,
-    family::Family,
+    accounting, expire,
+    family::{Address, Family},
     pipeline::Work,
     records::{Config, ORIGINAL, Ticks, Timeouts, ticks_from_secs},
     session::elapsed,
@@ -157,6 +157,7 @@ pub fn is_taken<F: Family, T: Tables<F>>(
     let direction = work.holder_key.direction;
     let over = match tables.session(&work.holder_key) {
         Some(original) => {
+            work.holder.translated.source.set(original.eip(&work.holder_key));
             expire::is_expired(protocol, direction, original, &work.holder, timeouts, now)
         }
         // Half a session that nobody has used for as long.
@@ -164,10 +165,10 @@ pub fn is_taken<F: Family, T: Tables<F>>(
     };
     if over {
         // As the sweep does: a half without its original has been counted already.
-        if tables.session(&work.holder_key).is_some() {
+        if tables.release(&work.holder_key) {
             tables.count_event(SESSIONS_CLOSED);
+            accounting::closed(&work.holder_key, &work.holder.translated.source, tables);
         }
-        tables.release(&work.holder_key);
         tables.release(&work.reply_key);
     }
     !over
@@ -192,7 +193,7 @@ pub fn has_port_classes(protocol: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::Timeouts;
+    use crate::records::{HostLimits, Timeouts};
 
     fn config() -> Config {
         Config {
@@ -208,6 +209,7 @@ mod tests {
             unmatched: 0,
             zero: 0,
             timeouts: Timeouts::default(),
+            host_limits: HostLimits::default(),
         }
     }
 

@@ -95,6 +95,18 @@ impl Default for Timeouts {
     }
 }
 
+/// What one inside host may have of the gateway (RFC 6888 REQ-4). All zero: no limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct HostLimits {
+    /// Most open sessions. 0: no limit.
+    pub sessions: u32,
+    /// Time between two new sessions in the long run, in nanoseconds. 0: no limit.
+    pub interval_ns: u32,
+    /// Most new sessions at once, where there is an interval: at least 1.
+    pub burst: u32,
+}
+
 /// Value of `CONFIG`, an array of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -123,6 +135,8 @@ pub struct Config {
     pub zero: u8,
     /// When sessions end.
     pub timeouts: Timeouts,
+    /// What one inside host may have.
+    pub host_limits: HostLimits,
 }
 
 impl Config {
@@ -355,6 +369,41 @@ pub struct Identification {
     pub zero: u32,
 }
 
+/// Value of `EIPS_V4` and `EIPS_V6`, whose key is an external address: what it carries.
+///
+/// There is one for every EIP that a rule names. The data path writes the numbers, each atomically.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Eip {
+    /// Open sessions: see [`crate::accounting`].
+    pub sessions: u64,
+    /// Sessions opened since the EIP is there.
+    pub opened: u64,
+    /// New flows that found no free port on it. Another EIP of the pool may have taken them over.
+    pub refused: u64,
+    /// Zero: the place of rate limits (rates and their state, one of each direction).
+    pub reserved: [u64; 4],
+}
+
+/// Value of `HOSTS_V4` and `HOSTS_V6`, whose key is an inside address: what this host has opened.
+///
+/// The entry is made when the host opens a session and goes when the last one ends. So there are never
+/// more of them than sessions, whatever source addresses are forged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Host {
+    /// When the next session is due at the long-run rate, in nanoseconds on the scale of [`Ticks`]:
+    /// see [`crate::accounting`].
+    pub due: u64,
+    /// Open sessions that this host opened; [`LEAVING`].
+    pub sessions: u32,
+    /// New flows refused by a limit of the host, wrapping.
+    pub refused: u32,
+}
+
+/// Value of a count of users whose entry is just being removed: nobody may count himself in any more.
+pub const LEAVING: u32 = 1 << 31;
+
 /// Kind of a rule, in [`Rule::kind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -429,9 +478,12 @@ macro_rules! records {
 records! {
     u32 = 4;
     Timeouts = 28;
-    Config = 4 4 4 4 4 4 2 2 2 1 1 28;
+    HostLimits = 4 4 4;
+    Config = 4 4 4 4 4 4 2 2 2 1 1 28 12;
     Rule = 1 1 2 60;
     Counter = 8 8;
+    Eip = 8 8 8 32;
+    Host = 8 4 4;
     Endpoints<V4> = 4 4 2 2;
     Endpoints<V6> = 16 16 2 2;
     Tuple<V4> = 12 1 1 2;

@@ -1,14 +1,15 @@
 //! Sessions: looked up, refreshed, opened.
 
 use crate::{
+    accounting,
     classify::{self, Action},
     family::{Address, Family},
     mapping::{self, EXHAUSTED_TICKS, PortRange, PortWalk, TRIES, WalkEnd},
     pipeline::{Arrival, Passage},
     records::{HAIRPIN, ORIGINAL, POOL_MEMBERS, Session, Ticks},
-    tables::{ClaimError, Route, Tables},
+    tables::{ClaimError, EipEvent, Route, Tables},
     tuple::{Direction, Tuple},
-    verdict::{DropReason, Exit, SESSIONS_OPENED},
+    verdict::{DropReason, Exit, SESSIONS_OPENED, Tries},
     wire::transport::{ACK, FIN, RST, SYN},
 };
 
@@ -116,6 +117,7 @@ fn reroute<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(
 /// may be a session by now: another CPU opened the same flow meanwhile.
 #[inline(always)]
 pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
+    accounting::admit(passage)?;
     draft_reply(passage);
     let claimed = claim_source(passage)?;
     let work = &mut *passage.work;
@@ -134,6 +136,7 @@ pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<
     record.flags = work.flags | ORIGINAL;
     let Err(error) = passage.tables.claim(&work.parsed.tuple, record) else {
         passage.tables.count_event(SESSIONS_OPENED);
+        accounting::opened(passage);
         return Ok(());
     };
     // An entry that was there already belongs to whoever made it, and one that the session of another
@@ -219,17 +222,24 @@ fn claim_port<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Resul
         return match passage.tables.claim(&work.reply_key, &work.draft) {
             Ok(()) => Ok(()),
             Err(ClaimError::Full) => Err(DropReason::SessionsFull.into()),
-            Err(ClaimError::Occupied) => claim_again(passage, DropReason::PortsExhausted),
+            Err(ClaimError::Occupied) => match claim_over(passage) {
+                WalkEnd::Claimed => Ok(()),
+                WalkEnd::Exhausted => refuse(passage),
+                WalkEnd::Full => Err(DropReason::SessionsFull.into()),
+            },
         };
     }
     let source_port = work.parsed.tuple.endpoints.source_port;
     let range = PortRange::for_source(classes, source_port, passage.config);
     let mut seed = passage.tables.random();
-    for _ in 0..TRIES {
+    for index in 0..TRIES {
         work.reply_key.endpoints.destination_port = range.candidate(seed);
         seed = mapping::next_seed(seed);
         match passage.tables.claim(&work.reply_key, &work.draft) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                passage.tables.count_event(Tries::at(index + 1).counter());
+                return Ok(());
+            }
             Err(ClaimError::Occupied) => {}
             Err(ClaimError::Full) => return Err(DropReason::SessionsFull.into()),
         }
@@ -248,7 +258,7 @@ fn walk_ports<F: Family, T: Tables<F>>(
     passage.work.reply_key.endpoints.destination_port = range.low();
     let until = passage.tables.exhausted(&passage.work.reply_key);
     if until.is_some_and(|until| elapsed(until, now) <= EXHAUSTED_TICKS) {
-        return Err(DropReason::PortsExhausted.into());
+        return refuse(passage);
     }
     let low = u32::from(range.low());
     let mut walk = PortWalk {
@@ -261,15 +271,26 @@ fn walk_ports<F: Family, T: Tables<F>>(
     };
     passage.tables.walk(&mut walk);
     match walk.end {
-        WalkEnd::Claimed => Ok(()),
+        WalkEnd::Claimed => {
+            passage.tables.count_event(Tries::Walk.counter());
+            Ok(())
+        }
         WalkEnd::Full => Err(DropReason::SessionsFull.into()),
         WalkEnd::Exhausted => {
             let key = &mut passage.work.reply_key;
             key.endpoints.destination_port = range.low();
             passage.tables.set_exhausted(key, now.wrapping_add(EXHAUSTED_TICKS));
-            Err(DropReason::PortsExhausted.into())
+            refuse(passage)
         }
     }
+}
+
+/// The EIP has no port left for the packet.
+#[inline(always)]
+fn refuse<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
+    passage.tables.count_event(Tries::Exhausted.counter());
+    passage.tables.count_eip(&passage.work.reply_key.endpoints.destination, EipEvent::Refused);
+    Err(DropReason::PortsExhausted.into())
 }
 
 /// Inserts the reply's entry for a tuple that must be used as it is; `false` if it was there.
@@ -288,24 +309,16 @@ fn claim_kept<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Resul
         Some(there) if there.translated == reply.translated && there.rule == reply.rule => {
             Ok(false)
         }
-        _ => claim_again(passage, DropReason::TupleTaken).map(|()| true),
+        _ => match claim_over(passage) {
+            WalkEnd::Claimed => Ok(true),
+            WalkEnd::Exhausted => Err(DropReason::TupleTaken.into()),
+            WalkEnd::Full => Err(DropReason::SessionsFull.into()),
+        },
     }
 }
 
-/// Inserts the reply's entry for its only tuple, if the session that has it is over.
-#[inline(always)]
-fn claim_again<F: Family, T: Tables<F>>(
-    passage: &mut Passage<'_, F, T>,
-    taken: DropReason,
-) -> Result<(), Exit> {
-    match claim_over(passage) {
-        WalkEnd::Claimed => Ok(()),
-        WalkEnd::Exhausted => Err(taken.into()),
-        WalkEnd::Full => Err(DropReason::SessionsFull.into()),
-    }
-}
-
-// A function of its own for its stack frame.
+/// Inserts the reply's entry for its only tuple, if the session that has it is over. A function of its
+/// own for its stack frame.
 #[inline(never)]
 fn claim_over<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> WalkEnd {
     if mapping::is_taken(passage.work, &passage.config.timeouts, passage.tables) {

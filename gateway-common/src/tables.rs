@@ -3,7 +3,9 @@
 use crate::{
     family::Family,
     mapping::PortWalk,
-    records::{Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, PoolMember, Session, Ticks},
+    records::{
+        Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, Host, PoolMember, Session, Ticks,
+    },
     tuple::Tuple,
     verdict::NextHop,
 };
@@ -37,6 +39,17 @@ pub struct RouteQuery {
     pub protocol: u8,
 }
 
+/// What is counted of an EIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EipEvent {
+    /// A session was opened.
+    Opened,
+    /// A session has ended.
+    Closed,
+    /// No port was free.
+    Refused,
+}
+
 /// Maps, routing table and random numbers, as the data path sees them.
 pub trait Tables<F: Family> {
     /// The session entry of `key`.
@@ -49,8 +62,8 @@ pub trait Tables<F: Family> {
     /// See [`ClaimError`].
     fn claim(&mut self, key: &Tuple<F>, session: &Session<F>) -> Result<(), ClaimError>;
 
-    /// Removes a session entry, if it is there.
-    fn release(&mut self, key: &Tuple<F>);
+    /// Removes a session entry; `false` if it was not there.
+    fn release(&mut self, key: &Tuple<F>) -> bool;
 
     /// Walks through ports until one is free.
     fn walk(&mut self, walk: &mut PortWalk<'_, F>)
@@ -70,6 +83,24 @@ pub trait Tables<F: Family> {
 
     /// Remembers that. It may be forgotten at any time.
     fn set_exhausted(&mut self, key: &Tuple<F>, until: Ticks);
+
+    /// Counts something of an address, if it is an EIP.
+    fn count_eip(&mut self, eip: &F::Addr, event: EipEvent);
+
+    /// What is known of an inside host; `None` if it has no open session.
+    fn host(&mut self, address: &F::Addr) -> Option<Host>;
+
+    /// Counts a session of an inside host in at `now_ns`, and makes its entry if there is none.
+    /// [`Host::due`] moves on by `interval_ns`.
+    ///
+    /// Nothing happens if there is no memory for the entry.
+    fn enter_host(&mut self, address: &F::Addr, now_ns: u64, interval_ns: u32);
+
+    /// Counts a session of an inside host out, and removes its entry with the last one.
+    fn leave_host(&mut self, address: &F::Addr);
+
+    /// Counts a refused flow of an inside host, if it has an entry.
+    fn refuse_host(&mut self, address: &F::Addr);
 
     /// The FIP rule of `key`.
     fn fip(&mut self, key: &FipKey<F>) -> Option<&Fip<F>>;

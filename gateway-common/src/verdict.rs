@@ -150,8 +150,12 @@ reasons! {
         NotInside = "not_inside",
         /// The TTL ran out on the way in.
         TtlExpired = "ttl_expired",
-        /// Every tried external port towards this remote endpoint is taken.
+        /// Every external port towards this remote endpoint is taken.
         PortsExhausted = "ports_exhausted",
+        /// The inside host has as many open sessions as it may have: those stay, new ones are refused.
+        HostSessions = "host_sessions",
+        /// The inside host opens more sessions per second than it may.
+        HostRate = "host_rate",
         /// The session map is full: open sessions stay, new ones are refused.
         SessionsFull = "sessions_full",
         /// Another session already uses the translated tuple and the port must be kept.
@@ -172,7 +176,7 @@ reasons! {
 }
 
 /// Number of counters in the map `COUNTERS`.
-pub const COUNTERS: u32 = 64;
+pub const COUNTERS: u32 = 128;
 
 /// Index in `COUNTERS` of sessions opened.
 pub const SESSIONS_OPENED: u32 = 62;
@@ -180,6 +184,66 @@ pub const SESSIONS_OPENED: u32 = 62;
 /// Index in `COUNTERS` of sessions expired or cut.
 pub const SESSIONS_CLOSED: u32 = 63;
 
+/// How many candidates a new session took to find its external port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Tries {
+    /// The first one was free.
+    One,
+    /// The second one.
+    Two,
+    /// The third or fourth.
+    UpToFour,
+    /// The fifth to eighth.
+    UpToEight,
+    /// A walk through the whole range found one.
+    Walk,
+    /// None is free.
+    Exhausted,
+}
+
+impl Tries {
+    /// Every class, in the order of its counter.
+    pub const ALL: &[Self] =
+        &[Self::One, Self::Two, Self::UpToFour, Self::UpToEight, Self::Walk, Self::Exhausted];
+
+    /// The class of a port that was found at the `tries`-th random candidate, from 1.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at(tries: u32) -> Self {
+        match tries {
+            0 | 1 => Self::One,
+            2 => Self::Two,
+            3 | 4 => Self::UpToFour,
+            _ => Self::UpToEight,
+        }
+    }
+
+    /// Index of this class in the map `COUNTERS`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counter(self) -> u32 {
+        PORT_TRIES + self as u32
+    }
+
+    /// The class as metrics and the command line print it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::One => "1",
+            Self::Two => "2",
+            Self::UpToFour => "3-4",
+            Self::UpToEight => "5-8",
+            Self::Walk => "walk",
+            Self::Exhausted => "exhausted",
+        }
+    }
+}
+
+/// Index in `COUNTERS` of the first class of [`Tries`].
+pub const PORT_TRIES: u32 = 120;
+
+const _: () = assert!(PORT_TRIES as usize + Tries::ALL.len() <= COUNTERS as usize);
 const _: () = assert!(PassReason::ALL.len() <= 32 && DropReason::ALL.len() <= 30);
 
 #[cfg(test)]
@@ -191,7 +255,9 @@ mod tests {
         let mut seen = [false; COUNTERS as usize];
         let pass = PassReason::ALL.iter().map(|reason| reason.counter());
         let drop = DropReason::ALL.iter().map(|reason| reason.counter());
-        for index in pass.chain(drop).chain([SESSIONS_OPENED, SESSIONS_CLOSED]) {
+        let tries = Tries::ALL.iter().map(|tries| tries.counter());
+        let events = tries.chain([SESSIONS_OPENED, SESSIONS_CLOSED]);
+        for index in pass.chain(drop).chain(events) {
             assert!(!core::mem::replace(&mut seen[index as usize], true), "counter {index} twice");
         }
         for (at, reason) in DropReason::ALL.iter().enumerate() {

@@ -20,6 +20,7 @@ mod action;
 mod maps;
 mod packet;
 mod sweep;
+mod users;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_OK},

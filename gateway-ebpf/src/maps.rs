@@ -18,23 +18,29 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use gateway_common::{
+    accounting,
     family::{Family, Ipv4, Ipv6, V4, V6},
     fragment,
     mapping::PortWalk,
     pipeline::Work,
     records::{
-        Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, Identification, Pool,
-        PoolMember, Rule, Session, Ticks,
+        Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host,
+        Identification, Pool, PoolMember, Rule, Session, Ticks,
     },
-    tables::{ClaimError, Route, RouteQuery, Tables},
+    tables::{ClaimError, EipEvent, Route, RouteQuery, Tables},
     tuple::Tuple,
     verdict::{COUNTERS as COUNTER_SLOTS, NextHop},
 };
+
+use crate::users;
 
 /// Default size of a session map: two entries for each of 262 144 flows, as many as conntrack takes
 /// by default. Entries cost memory when they are made, but the map's buckets (16 bytes for each
 /// entry there could be) are there from the start, and every sweep walks them.
 const SESSION_ENTRIES: usize = 2 << 18;
+
+/// Default number of inside hosts with sessions: one for each flow.
+const HOST_ENTRIES: usize = SESSION_ENTRIES / 2;
 
 /// Most rules of one kind, and most rule ids.
 const RULE_ENTRIES: usize = 1 << 17;
@@ -56,6 +62,8 @@ const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 type Sessions<F> = HashMap<Tuple<F>, Session<F>, SESSION_ENTRIES, ON_DEMAND>;
 type Fips<F> = HashMap<FipKey<F>, Fip<F>, RULE_ENTRIES, ON_DEMAND>;
 type Dnats<F> = HashMap<DnatKey<F>, Dnat<F>, RULE_ENTRIES, ON_DEMAND>;
+type Eips<F> = HashMap<<F as Family>::Addr, Eip, RULE_ENTRIES, ON_DEMAND>;
+type Hosts<F> = HashMap<<F as Family>::Addr, Host, HOST_ENTRIES, ON_DEMAND>;
 type Exhausted<F> = LruHashMap<Tuple<F>, Ticks, EXHAUSTED_ENTRIES>;
 type Fragments<F> = LruHashMap<DatagramKey<F>, Datagram, FRAGMENT_ENTRIES>;
 type Snats<F> = LpmTrie<<F as Family>::Addr, Pool<F>, PREFIX_ENTRIES>;
@@ -78,6 +86,14 @@ static DNATS_V6: Dnats<V6> = HashMap::new();
 static SNATS_V4: Snats<V4> = LpmTrie::new();
 #[btf_map]
 static SNATS_V6: Snats<V6> = LpmTrie::new();
+#[btf_map]
+static EIPS_V4: Eips<V4> = HashMap::new();
+#[btf_map]
+static EIPS_V6: Eips<V6> = HashMap::new();
+#[btf_map]
+static HOSTS_V4: Hosts<V4> = HashMap::new();
+#[btf_map]
+static HOSTS_V6: Hosts<V6> = HashMap::new();
 #[btf_map]
 static EXHAUSTED_V4: Exhausted<V4> = LruHashMap::new();
 #[btf_map]
@@ -145,6 +161,8 @@ pub(crate) trait Maps: Family {
     const FIPS: &'static Fips<Self>;
     const DNATS: &'static Dnats<Self>;
     const SNATS: &'static Snats<Self>;
+    const EIPS: &'static Eips<Self>;
+    const HOSTS: &'static Hosts<Self>;
     const EXHAUSTED: &'static Exhausted<Self>;
     const FRAGMENTS: &'static Fragments<Self>;
     const WORK: &'static PerCpuArray<Work<Self>, 1>;
@@ -166,6 +184,8 @@ impl Maps for V4 {
     const FIPS: &'static Fips<V4> = &FIPS_V4;
     const DNATS: &'static Dnats<V4> = &DNATS_V4;
     const SNATS: &'static Snats<V4> = &SNATS_V4;
+    const EIPS: &'static Eips<V4> = &EIPS_V4;
+    const HOSTS: &'static Hosts<V4> = &HOSTS_V4;
     const EXHAUSTED: &'static Exhausted<V4> = &EXHAUSTED_V4;
     const FRAGMENTS: &'static Fragments<V4> = &FRAGMENTS_V4;
     const WORK: &'static PerCpuArray<Work<V4>, 1> = &WORK_V4;
@@ -196,6 +216,8 @@ impl Maps for V6 {
     const FIPS: &'static Fips<V6> = &FIPS_V6;
     const DNATS: &'static Dnats<V6> = &DNATS_V6;
     const SNATS: &'static Snats<V6> = &SNATS_V6;
+    const EIPS: &'static Eips<V6> = &EIPS_V6;
+    const HOSTS: &'static Hosts<V6> = &HOSTS_V6;
     const EXHAUSTED: &'static Exhausted<V6> = &EXHAUSTED_V6;
     const FRAGMENTS: &'static Fragments<V6> = &FRAGMENTS_V6;
     const WORK: &'static PerCpuArray<Work<V6>, 1> = &WORK_V6;
@@ -278,6 +300,33 @@ extern "C" fn try_port<F: Maps>(
 /// `-EEXIST`.
 const EXISTS: i32 = -17;
 
+/// How often a host's entry is looked for while other CPUs make it and remove it.
+const ENTER_TRIES: usize = 3;
+
+/// Counts a session in. A function of its own for its stack frame.
+#[inline(never)]
+fn enter_host<F: Maps>(address: &F::Addr, now_ns: u64, interval_ns: u32) {
+    let step = u64::from(interval_ns);
+    for _ in 0..ENTER_TRIES {
+        let Some(host) = F::HOSTS.get_ptr_mut(address) else {
+            let first = Host { due: now_ns.wrapping_add(step), sessions: 1, refused: 0 };
+            match F::HOSTS.insert(address, first, u64::from(BPF_NOEXIST)) {
+                Err(EXISTS) => continue,
+                // Without memory the session goes uncounted, and so does its end.
+                Ok(()) | Err(_) => return,
+            }
+        };
+        // SAFETY: fields of an entry that stays there until the program ends.
+        unsafe {
+            if users::join(&raw mut (*host).sessions) {
+                let passed = |due| accounting::ahead(due, now_ns) == 0;
+                users::move_on(&raw mut (*host).due, passed, now_ns, step);
+                return;
+            }
+        }
+    }
+}
+
 impl<F: Maps> Tables<F> for KernelTables<F> {
     #[inline(always)]
     fn session(&mut self, key: &Tuple<F>) -> Option<&mut Session<F>> {
@@ -295,9 +344,9 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
     }
 
     #[inline(always)]
-    fn release(&mut self, key: &Tuple<F>) {
+    fn release(&mut self, key: &Tuple<F>) -> bool {
         // It fails only if the entry is gone already.
-        let _ = F::SESSIONS.remove(key);
+        F::SESSIONS.remove(key).is_ok()
     }
 
     #[inline(always)]
@@ -324,6 +373,54 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
     fn set_exhausted(&mut self, key: &Tuple<F>, until: Ticks) {
         // Forgetting costs a walk.
         let _ = F::EXHAUSTED.insert(key, until, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn count_eip(&mut self, eip: &F::Addr, event: EipEvent) {
+        let Some(record) = F::EIPS.get_ptr_mut(eip) else {
+            return;
+        };
+        // SAFETY: fields of an entry that stays there until the program ends.
+        unsafe {
+            match event {
+                EipEvent::Opened => {
+                    users::add(&raw mut (*record).sessions, 1);
+                    users::add(&raw mut (*record).opened, 1);
+                }
+                EipEvent::Closed => users::add(&raw mut (*record).sessions, u64::MAX),
+                EipEvent::Refused => users::add(&raw mut (*record).refused, 1),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn host(&mut self, address: &F::Addr) -> Option<Host> {
+        // SAFETY: plain numbers; one that is just being written is old or new.
+        unsafe { F::HOSTS.get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn enter_host(&mut self, address: &F::Addr, now_ns: u64, interval_ns: u32) {
+        enter_host::<F>(address, now_ns, interval_ns);
+    }
+
+    #[inline(always)]
+    fn leave_host(&mut self, address: &F::Addr) {
+        let Some(host) = F::HOSTS.get_ptr_mut(address) else {
+            return;
+        };
+        // SAFETY: a field of an entry that stays there until the program ends.
+        if unsafe { users::leave(&raw mut (*host).sessions) } {
+            let _ = F::HOSTS.remove(address);
+        }
+    }
+
+    #[inline(always)]
+    fn refuse_host(&mut self, address: &F::Addr) {
+        if let Some(host) = F::HOSTS.get_ptr_mut(address) {
+            // SAFETY: as above. Losing one of two counts is harmless.
+            unsafe { (*host).refused = (*host).refused.wrapping_add(1) };
+        }
     }
 
     #[inline(always)]

@@ -4,14 +4,14 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_for_each_map_elem, bpf_ktime_get_coarse_ns};
 use gateway_common::{
-    expire,
+    accounting, expire,
     records::{ORIGINAL, Session, ticks_from_ns, ticks_from_secs},
     session::elapsed,
     tuple::Tuple,
     verdict::SESSIONS_CLOSED,
 };
 
-use crate::maps::{self, Maps};
+use crate::maps::{self, KernelTables, Maps};
 
 /// How long an entry without its other half is left alone: the half may be on its way.
 const ORPHAN_TICKS: u32 = ticks_from_secs(10);
@@ -43,12 +43,15 @@ extern "C" fn visit<F: Maps>(
     // SAFETY: the kernel passes pointers to a live entry and to the local of `sweep`.
     let (key, session) = unsafe { (*key, &*session) };
     if is_over(&key, session) {
+        let original = session.flags & ORIGINAL != 0;
+        let eip = *session.eip(&key);
         let _ = F::SESSIONS.remove(session.opposite(&key));
-        let _ = F::SESSIONS.remove(key);
-        if session.flags & ORIGINAL != 0 {
+        // Another CPU may have needed its tuple and removed it meanwhile.
+        if F::SESSIONS.remove(key).is_ok() && original {
             // SAFETY: as above.
             unsafe { *ended += 1 };
             maps::count(SESSIONS_CLOSED, 0);
+            accounting::closed(&key, &eip, &mut KernelTables::new(core::ptr::null_mut()));
         }
     }
     0

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use gateway_common::family::{V4, V6};
 use gateway_common::records::{
-    ABI_VERSION, Config, Dnat, DnatKey, Fip, FipKey, POOL_MEMBERS, PoolMember, SnatKey, Timeouts,
-    Unmatched,
+    ABI_VERSION, Config, Dnat, DnatKey, Fip, FipKey, HostLimits, POOL_MEMBERS, PoolMember, SnatKey,
+    Timeouts, Unmatched,
 };
 use gateway_common::tuple::Direction;
 use gateway_common::wire::transport::{TCP, UDP};
@@ -43,6 +43,8 @@ pub struct Surroundings {
     pub unmatched: Unmatched,
     /// When sessions end.
     pub timeouts: Timeouts,
+    /// What one inside host may have.
+    pub host_limits: HostLimits,
 }
 
 /// An interface as the data path knows it.
@@ -69,6 +71,7 @@ impl Surroundings {
             unmatched: self.unmatched as u8,
             zero: 0,
             timeouts: self.timeouts,
+            host_limits: self.host_limits,
         }
     }
 }
@@ -218,6 +221,7 @@ impl Encoder<'_> {
         let (key, value) = (FipKey::new(&eip, Direction::Inbound), internal);
         let there = F::of(self.ids.live).fips.get(&key).filter(|fip| fip.peer == value);
         let rule = self.rule(owner, content, there.map(|fip| fip.rule))?;
+        self.eip::<F>(eip, owner)?;
         let fips = &mut F::of_mut(&mut self.image).fips;
         fips.insert(key, Fip { peer: internal, rule });
         fips.insert(FipKey::new(&internal, Direction::Outbound), Fip { peer: eip, rule });
@@ -259,6 +263,7 @@ impl Encoder<'_> {
         let there = F::of(self.ids.live).dnats.get(&key);
         let same = there.filter(|dnat| **dnat == value(dnat.rule)).map(|dnat| dnat.rule);
         let rule = self.rule(owner, content, same)?;
+        self.eip::<F>(external, owner)?;
         F::of_mut(&mut self.image).dnats.insert(key, value(rule));
         Ok(())
     }
@@ -300,9 +305,20 @@ impl Encoder<'_> {
         let same = there.and_then(|pool| members(pool).iter().find(|one| one.eip == external));
         let same = same.map(|member| member.rule);
         let rule = self.rule(owner, Content::Snat { eip, source }, same)?;
+        self.eip::<F>(external, owner)?;
         let pool = F::of_mut(&mut self.image).snats.entry(key).or_default();
         pool.members[slot] = PoolMember { eip: external, rule };
         pool.length += 1;
+        Ok(())
+    }
+
+    /// Gives an address that a rule uses its record.
+    fn eip<F: Addressing>(&mut self, eip: F::Addr, owner: &Owner) -> Result<(), Overflow> {
+        let eips = &mut F::of_mut(&mut self.image).eips;
+        if !eips.contains_key(&eip) {
+            room(eips.len(), RULE_ENTRIES, "the EIP map", owner)?;
+            eips.insert(eip, ());
+        }
         Ok(())
     }
 

@@ -34,11 +34,19 @@ pub struct FamilyImage<F: Family> {
     pub dnats: BTreeMap<DnatKey<F>, Dnat<F>>,
     /// `SNATS_V4` or `SNATS_V6`.
     pub snats: BTreeMap<SnatKey<F>, Pool<F>>,
+    /// The keys of `EIPS_V4` or `EIPS_V6`: every address that a rule uses. What an entry says is
+    /// the data path's, and stays as long as the key.
+    pub eips: BTreeMap<F::Addr, ()>,
 }
 
 impl<F: Family> Default for FamilyImage<F> {
     fn default() -> Self {
-        Self { fips: BTreeMap::new(), dnats: BTreeMap::new(), snats: BTreeMap::new() }
+        Self {
+            fips: BTreeMap::new(),
+            dnats: BTreeMap::new(),
+            snats: BTreeMap::new(),
+            eips: BTreeMap::new(),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! One way to drive the data path, whatever runs it: host code or the programs in the kernel.
 
+pub mod accounts;
 pub mod host;
 pub mod notation;
 pub mod pair;
@@ -8,10 +9,11 @@ pub mod traffic;
 
 use std::net::{IpAddr, SocketAddr};
 
+use gateway_common::accounting::nanoseconds;
 use gateway_common::family::{V4, V6};
 use gateway_common::records::{
-    ABI_VERSION, Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, RULE_NAME_BYTES,
-    Rule, RuleKind, Session, SnatKey, Timeouts, ticks_from_secs,
+    ABI_VERSION, Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host, HostLimits, Pool,
+    PoolMember, RULE_NAME_BYTES, Rule, RuleKind, Session, SnatKey, Timeouts, ticks_from_secs,
 };
 use gateway_common::tuple::{Direction, Tuple};
 use gateway_common::verdict::{DropReason, PassReason};
@@ -93,6 +95,18 @@ pub trait Store<F: Notation> {
 
     /// Reads all session entries, in any order.
     fn sessions(&mut self) -> Vec<(Tuple<F>, Session<F>)>;
+
+    /// Makes the record of an EIP, unless it is there.
+    fn add_eip(&mut self, eip: &F::Addr);
+
+    /// Reads the records of all EIPs, in any order.
+    fn eips(&mut self) -> Vec<(F::Addr, Eip)>;
+
+    /// Replaces the record of an inside host.
+    fn set_host(&mut self, address: &F::Addr, host: Host);
+
+    /// Reads the records of all inside hosts, in any order.
+    fn hosts(&mut self) -> Vec<(F::Addr, Host)>;
 }
 
 /// A data path with its maps and routes.
@@ -200,6 +214,23 @@ pub trait Backend {
         self.v6().forget_fragments();
     }
 
+    /// The record of an EIP; `None` if no rule ever named it.
+    fn eip(&mut self, eip: IpAddr) -> Option<Eip> {
+        let v4 = self.v4().eips().into_iter().map(|(address, eip)| (V4::to_ip(address), eip));
+        let mut all: Vec<_> = v4.collect();
+        all.extend(self.v6().eips().into_iter().map(|(address, eip)| (V6::to_ip(address), eip)));
+        all.into_iter().find_map(|(address, record)| (address == eip).then_some(record))
+    }
+
+    /// The records of all inside hosts, sorted.
+    fn hosts(&mut self) -> Vec<(IpAddr, Host)> {
+        let v4 = self.v4().hosts().into_iter().map(|(address, host)| (V4::to_ip(address), host));
+        let mut all: Vec<_> = v4.collect();
+        all.extend(self.v6().hosts().into_iter().map(|(address, host)| (V6::to_ip(address), host)));
+        all.sort_unstable_by_key(|(address, _)| *address);
+        all
+    }
+
     /// Lets time pass: makes every session older.
     fn advance(&mut self, seconds: u32) {
         age(self.v4(), seconds);
@@ -245,6 +276,7 @@ fn address<F: Notation>(ip: IpAddr) -> F::Addr {
 fn write_rule<F: Notation>(store: &mut dyn Store<F>, rule: &NatRule, present: bool) {
     match rule {
         NatRule::Fip { eip, inside, id } => {
+            store.add_eip(&address::<F>(*eip));
             let ends = [(*eip, *inside, Direction::Inbound), (*inside, *eip, Direction::Outbound)];
             for (from, to, direction) in ends {
                 let key = FipKey { address: address::<F>(from), direction: direction as u32 };
@@ -254,6 +286,7 @@ fn write_rule<F: Notation>(store: &mut dyn Store<F>, rule: &NatRule, present: bo
         }
         NatRule::Dnat { external, protocol, inside, id } => {
             let eip = address::<F>(external.ip());
+            store.add_eip(&eip);
             let key = DnatKey { eip, port: external.port(), protocol: *protocol, zero: 0 };
             let backend = address::<F>(inside.ip());
             let dnat = Dnat { address: backend, port: inside.port(), zero: 0, rule: *id };
@@ -263,6 +296,7 @@ fn write_rule<F: Notation>(store: &mut dyn Store<F>, rule: &NatRule, present: bo
             let key = SnatKey { prefix_len: prefix.1, network: address::<F>(prefix.0) };
             let mut value = Pool { length: pool.len() as u32, ..Pool::default() };
             for (member, (eip, id)) in value.members.iter_mut().zip(pool) {
+                store.add_eip(&address::<F>(*eip));
                 *member = PoolMember { eip: address::<F>(*eip), rule: *id };
             }
             store.set_snat(&key, present.then_some(value));
@@ -274,6 +308,10 @@ fn age<F: Notation>(store: &mut dyn Store<F>, seconds: u32) {
     for (key, session) in store.sessions() {
         let last_seen = session.last_seen.wrapping_sub(ticks_from_secs(seconds));
         store.set_session(&key, Some(Session { last_seen, ..session }));
+    }
+    for (address, host) in store.hosts() {
+        let due = host.due.wrapping_sub(nanoseconds(ticks_from_secs(seconds)));
+        store.set_host(&address, Host { due, ..host });
     }
 }
 
@@ -293,5 +331,6 @@ pub fn config(links: &Links) -> Config {
         unmatched: 0,
         zero: 0,
         timeouts: Timeouts::default(),
+        host_limits: HostLimits::default(),
     }
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use gateway_common::accounting;
 use gateway_common::records::{
-    Counter, Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, Pool, PoolMember, Session, SnatKey,
-    Ticks,
+    Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host, Pool, PoolMember,
+    Session, SnatKey, Ticks,
 };
-use gateway_common::tables::{ClaimError, Route, RouteQuery, Tables};
+use gateway_common::tables::{ClaimError, EipEvent, Route, RouteQuery, Tables};
 use gateway_common::tuple::Tuple;
 use gateway_common::verdict::NextHop;
 
@@ -57,6 +58,10 @@ pub struct SimTables<F: Notation> {
     pub dnats: BTreeMap<DnatKey<F>, Dnat<F>>,
     /// SNAT rules.
     pub snats: BTreeMap<SnatKey<F>, Pool<F>>,
+    /// What EIPs carry.
+    pub eips: BTreeMap<F::Addr, Eip>,
+    /// What inside hosts have opened.
+    pub hosts: BTreeMap<F::Addr, Host>,
     /// Ranges of ports that were walked in vain, and until when that is believed.
     pub exhausted: BTreeMap<Tuple<F>, Ticks>,
     /// Datagrams whose first fragment has come.
@@ -87,6 +92,8 @@ impl<F: Notation> SimTables<F> {
             fips: BTreeMap::new(),
             dnats: BTreeMap::new(),
             snats: BTreeMap::new(),
+            eips: BTreeMap::new(),
+            hosts: BTreeMap::new(),
             exhausted: BTreeMap::new(),
             datagrams: BTreeMap::new(),
             identifications: BTreeMap::new(),
@@ -148,9 +155,52 @@ impl<F: Notation> Tables<F> for SimTables<F> {
         Ok(())
     }
 
-    fn release(&mut self, key: &Tuple<F>) {
+    fn release(&mut self, key: &Tuple<F>) -> bool {
         self.touched.push(*key);
-        self.sessions.remove(key);
+        self.sessions.remove(key).is_some()
+    }
+
+    fn count_eip(&mut self, eip: &F::Addr, event: EipEvent) {
+        let Some(record) = self.eips.get_mut(eip) else {
+            return;
+        };
+        match event {
+            EipEvent::Opened => {
+                record.sessions += 1;
+                record.opened += 1;
+            }
+            EipEvent::Closed => record.sessions -= 1,
+            EipEvent::Refused => record.refused += 1,
+        }
+    }
+
+    fn host(&mut self, address: &F::Addr) -> Option<Host> {
+        self.hosts.get(address).copied()
+    }
+
+    fn enter_host(&mut self, address: &F::Addr, now_ns: u64, interval_ns: u32) {
+        let host = self.hosts.entry(*address).or_insert(Host { due: now_ns, ..Host::default() });
+        host.sessions += 1;
+        if accounting::ahead(host.due, now_ns) == 0 {
+            host.due = now_ns;
+        }
+        host.due += u64::from(interval_ns);
+    }
+
+    fn leave_host(&mut self, address: &F::Addr) {
+        let Some(host) = self.hosts.get_mut(address) else {
+            return;
+        };
+        host.sessions -= 1;
+        if host.sessions == 0 {
+            self.hosts.remove(address);
+        }
+    }
+
+    fn refuse_host(&mut self, address: &F::Addr) {
+        if let Some(host) = self.hosts.get_mut(address) {
+            host.refused += 1;
+        }
     }
 
     fn exhausted(&mut self, key: &Tuple<F>) -> Option<Ticks> {

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
-    ABI_VERSION, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey,
-    Identification, Pool, PoolMember, Rule, Session, Timeouts,
+    ABI_VERSION, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host,
+    HostLimits, Identification, Pool, PoolMember, Rule, Session, Timeouts,
 };
 use gateway_common::tuple::{Endpoints, Tuple};
 use gateway_tests::kernel;
@@ -60,6 +60,7 @@ fn layout() -> String {
             unmatched,
             zero,
             timeouts,
+            host_limits,
         }
     );
     layout!(
@@ -67,8 +68,11 @@ fn layout() -> String {
         "Timeouts",
         Timeouts { tcp_opening, tcp_established, tcp_closing, udp_new, udp_stream, icmp, other }
     );
+    layout!(out, "HostLimits", HostLimits { sessions, interval_ns, burst });
     layout!(out, "Rule", Rule { kind, name_length, zero, name });
     layout!(out, "Counter", Counter { packets, bytes });
+    layout!(out, "Eip", Eip { sessions, opened, refused, reserved });
+    layout!(out, "Host", Host { due, sessions, refused });
     both_families!(out, Endpoints { source, destination, source_port, destination_port });
     both_families!(out, Tuple { endpoints, protocol, direction, zero });
     both_families!(
@@ -162,6 +166,8 @@ fn family_maps<F: Family>(suffix: &str) -> Vec<(String, Sizes)> {
         ("DNATS", (size_of::<DnatKey<F>>(), size_of::<Dnat<F>>())),
         ("SNATS", (prefix, size_of::<Pool<F>>())),
         ("FRAGMENTS", (size_of::<DatagramKey<F>>(), size_of::<Datagram>())),
+        ("EIPS", (size_of::<F::Addr>(), size_of::<Eip>())),
+        ("HOSTS", (size_of::<F::Addr>(), size_of::<Host>())),
     ]
     .map(|(map, sizes)| (format!("{map}_{suffix}"), sizes))
     .into()

@@ -16,7 +16,11 @@ use gateway_tests::kernel::{self, Options};
 /// Runs a case; returns what there is to say if it fails.
 fn fails(case: &Case, backend: &mut dyn Backend, ipv6: bool) -> Option<String> {
     let mut gateway = Gateway::new(backend, ipv6);
-    catch_unwind(AssertUnwindSafe(|| (case.run)(&mut gateway))).err()?;
+    let whole = || {
+        (case.run)(&mut gateway);
+        gateway.settle();
+    };
+    catch_unwind(AssertUnwindSafe(whole)).err()?;
     Some(format!("{}, after\n{}\n", case.name, gateway.log()))
 }
 

@@ -1,11 +1,11 @@
 //! What a network does to a gateway: full port ranges, reused ports, lost neighbours, links that flap.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use gateway_tests::lab::addresses::{ROUTER, X, Y, v6};
+use gateway_tests::lab::addresses::{B, ROUTER, X, Y, v6};
 use gateway_tests::lab::capture::{Capture, Filter, summary};
 use gateway_tests::lab::echo::ECHO_PORT;
 use gateway_tests::lab::gateway::Gateway;
@@ -18,6 +18,7 @@ use gateway_tests::lab::tier;
 use gateway_tests::lab::topology::Options;
 use gateway_tests::lab::wait::wait_until;
 use gateway_tests::lab::world::World;
+use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -39,6 +40,14 @@ fn drops(gateway: &Gateway, reason: &str) -> Result<u64> {
     found.and_then(|one| one["packets"].as_u64()).with_context(|| format!("no reason {reason}"))
 }
 
+/// The one entry of a list whose `field` is `value`.
+fn one(gateway: &Gateway, verb: &str, field: &str, value: Ipv4Addr) -> Result<Value> {
+    let list = gateway.json(verb)?;
+    let entries = list.as_array().context("no list")?;
+    let found = entries.iter().find(|entry| entry[field] == value.to_string());
+    found.cloned().with_context(|| format!("no {value} in {list}"))
+}
+
 #[test]
 fn a_port_range_fills_to_the_last_port_and_then_refuses_without_a_leak() {
     const RANGE: u64 = 2000;
@@ -46,7 +55,7 @@ fn a_port_range_fills_to_the_last_port_and_then_refuses_without_a_leak() {
     let world = World::build(&Options::default()).expect("a world");
     let mut manifests = Manifests::standard(&world.net.name);
     manifests.snats = vec![("snat".into(), "10.0.0.0/16".into())];
-    let range = ["--port-range", "30000-31999"];
+    let range = ["--ports", "30000-31999", "--host-sessions", "3000"];
     let gateway =
         world.start_gateway_with(&binary, &manifests, &range).unwrap_or_else(|e| panic!("{e:#}"));
     let leaks = Capture::start(&world.net.x.ns, "ext", Filter::PrivateSource).expect("a capture");
@@ -65,10 +74,18 @@ fn a_port_range_fills_to_the_last_port_and_then_refuses_without_a_leak() {
     assert!(after <= RANGE, "{after} flows share {RANGE} ports\n{}", gateway.diagnostics());
     assert_eq!(refused, RANGE + 1000 - after, "opened {opened}, then {after}");
     assert!(opened >= RANGE * 99 / 100, "only {opened} of {RANGE} ports are used");
+    let eip = one(&gateway, "eips", "eip", EIP_SNAT).expect("eips");
+    assert_eq!((&eip["sessions"], &eip["refused"]), (&after.into(), &refused.into()), "{eip}");
     // Another remote endpoint has the whole range to itself.
     let seen =
         probe::udp(&world.net.b.ns, 0, SocketAddrV4::new(X, ECHO_PORT), b"x").expect("UDP").seen;
     assert!(*seen.ip() == EIP_SNAT && (30_000..32_000).contains(&seen.port()), "{seen}");
+    // Many more than its share of the ports.
+    flood(&world.net.b.ns, 1024..=3023, SocketAddrV4::new(Y, 9998)).expect("flows of B");
+    let host = one(&gateway, "hosts", "host", B).expect("hosts");
+    let limited = drops(&gateway, "host_sessions").expect("drops");
+    assert_eq!((&host["sessions"], &host["refused"]), (&3000.into(), &limited.into()), "{host}");
+    assert!(limited > 0);
     let leaked = leaks.packets();
     assert!(leaked.is_empty(), "{}", summary(&leaked));
 }

@@ -1,16 +1,16 @@
 //! Packets that meet in the programs on two CPUs.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use gateway_common::records::Config;
+use gateway_common::records::{Config, Timeouts};
 use gateway_common::tuple::Direction;
 use gateway_common::verdict::SESSIONS_OPENED;
 use gateway_tests::build_packet::{ACK, Draft, TCP, tcp, udp};
 use gateway_tests::decode::decode;
 use gateway_tests::harness::routes::{embed_prefix, ingress_mac, prefix};
-use gateway_tests::harness::{Backend, NatRule};
+use gateway_tests::harness::{Backend, NatRule, accounts};
 use gateway_tests::kernel::{self, FORWARDED, Options, Tc, Worker};
 
 /// Two threads at a time are as many as have a CPU each.
@@ -82,6 +82,7 @@ fn two_cpus_never_give_out_the_same_port() {
         assert_eq!(external.len(), 2 * usize::from(FLOWS), "every flow has a port of its own");
         assert_eq!(tc.sessions().len(), 4 * usize::from(FLOWS));
         assert_eq!(tc.event(SESSIONS_OPENED), 2 * u64::from(FLOWS));
+        accounts::check(tc).unwrap_or_else(|why| panic!("{why}"));
     });
 }
 
@@ -157,5 +158,55 @@ fn two_cpus_that_open_the_same_port_forward_open_one_session() {
         }
         assert_eq!(tc.sessions().len(), 2 * usize::from(FLOWS));
         assert_eq!(tc.event(SESSIONS_OPENED), u64::from(FLOWS));
+        accounts::check(tc).unwrap_or_else(|why| panic!("{why}"));
+    });
+}
+
+#[test]
+fn sessions_that_end_while_others_open_are_all_counted_out() {
+    kernel::run(Options { capacity: CAPACITY }, |tc| {
+        const FLOWS: u32 = 40_000;
+        one_eip(tc, 40_000);
+        let config = tc.config();
+        // Whatever is older than the clock's last step is over: the host's record comes and goes.
+        let timeouts = Timeouts { udp_new: 0, ..Timeouts::default() };
+        tc.configure(Config { timeouts, ..config });
+        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let [opener, sweeper] = [Worker::of(tc), Worker::of(tc)].map(|it| it.expect("a worker"));
+        let done = AtomicBool::new(false);
+        let opened = std::thread::scope(|scope| {
+            let sweeps = scope.spawn(|| {
+                sweeper.enter().expect("the namespace");
+                while !done.load(Ordering::SeqCst) {
+                    sweeper.sweep().expect("a sweep");
+                }
+            });
+            let opens = scope.spawn(|| {
+                opener.enter().expect("the namespace");
+                let open = |flow: u32| {
+                    let remote = format!("198.51.{}.{}:443", 100 + flow / 20_000, 1 + flow % 200);
+                    let draft = udp(&format!("10.0.1.10:{}", 10_000 + flow % 20_000), &remote);
+                    let draft = if flow.is_multiple_of(2) { draft } else { draft.over_ipv6() };
+                    let frame = draft.frame(ingress_mac(Direction::Outbound));
+                    let (code, _) = opener.send(Direction::Outbound, &frame).expect("a test run");
+                    u64::from(code == FORWARDED)
+                };
+                let opened = (0..FLOWS).map(open).sum::<u64>();
+                done.store(true, Ordering::SeqCst);
+                opened
+            });
+            sweeps.join().expect("the sweeper");
+            opens.join().expect("the opener")
+        });
+        accounts::check(tc).unwrap_or_else(|why| panic!("{why}"));
+        assert_eq!(opened, u64::from(FLOWS));
+        tc.advance(1);
+        tc.sweep();
+        assert_eq!(tc.sessions(), []);
+        assert_eq!(tc.hosts(), []);
+        let eips = [prefix("203.0.113.10"), embed_prefix((prefix("203.0.113.10").0, 32))];
+        let eips = eips.map(|(eip, _)| tc.eip(eip).expect("an EIP"));
+        assert_eq!(eips.map(|eip| eip.sessions), [0, 0]);
+        assert_eq!(eips.iter().map(|eip| eip.opened).sum::<u64>(), opened);
     });
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use gateway_common::records::{ABI_VERSION, Config, Timeouts, Unmatched};
+use gateway_common::records::{ABI_VERSION, Config, HostLimits, Timeouts, Unmatched};
 use gateway_tests as _;
 use gateway_userspace::dataplane::Dataplane as _;
 use gateway_userspace::dataplane::memory::Memory;
@@ -69,6 +69,7 @@ fn surroundings() -> Surroundings {
         port_range: (1024, 65535),
         unmatched: Unmatched::Drop,
         timeouts: Timeouts::default(),
+        host_limits: HostLimits::default(),
     }
 }
 
@@ -113,6 +114,9 @@ fn lines(plan: &Plan) -> Vec<String> {
 fn the_first_plan_inserts_rules_then_entries_then_the_configuration() {
     let plan = diff(&MapImage::default(), &image(&state(&small()), &MapImage::default()));
     let expected = [
+        "+ EIPS_V4   203.0.113.10",
+        "+ EIPS_V4   203.0.113.11",
+        "+ EIPS_V4   203.0.113.12",
         "+ RULES     #1 -> fip fip-a",
         "+ RULES     #2 -> dnat dnat-web",
         "+ RULES     #3 -> snat snat-all",
@@ -121,11 +125,28 @@ fn the_first_plan_inserts_rules_then_entries_then_the_configuration() {
         "+ DNATS_V4  203.0.113.11:8080/tcp -> 10.0.1.10:80 [dnat-web]",
         "+ SNATS_V4  10.0.0.0/16 -> 203.0.113.10 [snat-all]",
     ];
-    assert_eq!(lines(&plan)[..7], expected);
+    assert_eq!(lines(&plan)[..10], expected);
     assert!(
-        lines(&plan)[7].starts_with("+ CONFIG    config -> generation 1, internal #2 mtu 1500")
+        lines(&plan)[10].starts_with("+ CONFIG    config -> generation 1, internal #2 mtu 1500")
     );
-    assert_eq!(plan.changes.len(), 8);
+    assert_eq!(plan.changes.len(), 11);
+}
+
+#[test]
+fn an_eip_keeps_its_record_while_a_rule_uses_it() {
+    let mut desired = state(&small());
+    let mut maps = Reconciler::adopt(Memory::default()).unwrap();
+    maps.round(&desired, &surroundings()).unwrap();
+    desired.fips.clear();
+    let plan = maps.round(&desired, &surroundings()).unwrap().plan;
+    let about_eips = |plan: &Plan| -> Vec<String> {
+        lines(plan).into_iter().filter(|line| line.contains("EIPS")).collect()
+    };
+    assert_eq!(about_eips(&plan), ["- EIPS_V4   203.0.113.12"]);
+    // The last thing that goes, and the first that comes.
+    let gone = lines(&plan).iter().position(|line| line.contains("EIPS")).unwrap();
+    assert!(lines(&plan)[..gone].iter().any(|line| line.starts_with("- RULES")));
+    assert!(lines(&plan)[gone + 1..].iter().all(|line| !line.starts_with('-')));
 }
 
 #[test]
@@ -242,6 +263,7 @@ fn the_configuration_changes_only_when_something_does() {
         unmatched: Unmatched::Drop as u8,
         zero: 0,
         timeouts: Timeouts::default(),
+        host_limits: HostLimits::default(),
     };
     assert_eq!(config, expected);
     // A plan made without a daemon leaves the configuration alone.
@@ -353,7 +375,7 @@ fn a_plan_as_json_has_stable_names() {
         "value": "10.0.1.10:80",
         "rules": ["dnat-web"],
     });
-    assert_eq!(json[5], expected);
+    assert_eq!(json[8], expected);
 }
 
 #[test]

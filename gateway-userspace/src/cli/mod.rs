@@ -45,6 +45,10 @@ pub enum Command {
     Rules(show::rules::Options),
     /// Shows the open sessions.
     Sessions(show::sessions::Options),
+    /// Shows what each EIP carries: sessions, ports, refusals.
+    Eips(show::eips::Options),
+    /// Shows the inside hosts with open sessions, those with the most first.
+    Hosts(show::hosts::Options),
     /// Shows why packets were dropped, or left to the kernel.
     Drops(show::drops::Options),
     /// Shows BFD sessions: whether neighbours are alive.
@@ -69,6 +73,8 @@ impl Command {
             Self::Status(options) => or_nothing(show::status::run(&options)),
             Self::Rules(options) => or_nothing(show::rules::run(&options)),
             Self::Sessions(options) => or_nothing(show::sessions::run(&options)),
+            Self::Eips(options) => or_nothing(show::eips::run(&options)),
+            Self::Hosts(options) => or_nothing(show::hosts::run(&options)),
             Self::Drops(options) => or_nothing(show::drops::run(&options)),
             Self::Bfd(options) => or_nothing(show::bfd::run(&options)),
             Self::Bfdd(options) => bfdd::run(&options),

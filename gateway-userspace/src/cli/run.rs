@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use gateway_common::records::{Timeouts, Unmatched, ticks_from_secs};
+use gateway_common::records::{HostLimits, Timeouts, Unmatched, ticks_from_secs};
 
 use super::GatewayOptions;
 use crate::daemon::{self, Settings};
@@ -49,9 +49,17 @@ pub struct Options {
     /// udp-stream=300,icmp=60,other=300.
     #[arg(long, value_name = "KEY=SECONDS,..", value_delimiter = ',')]
     timeouts: Vec<Timeout>,
-    /// External ports for sources from port 1024 on.
-    #[arg(long, value_name = "LOW-HIGH", default_value = "1024-65535")]
-    port_range: PortRange,
+    /// External ports for sources from port 1024 on. Gateways that share an EIP own disjoint ranges.
+    #[arg(long, value_name = "LOW-HIGH", default_value = "1024-65535", alias = "port-range")]
+    ports: PortRange,
+    /// How many open sessions an inside host may have; 0 for no limit. Further flows of it are dropped,
+    /// open ones and other hosts go on.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    host_sessions: u32,
+    /// How many sessions an inside host may open per second, after a burst of as many or of BURST at
+    /// once; 0 for no limit.
+    #[arg(long, value_name = "N[/BURST]", default_value = "0")]
+    host_rate: HostRate,
     /// How many sessions there can be. Takes effect when the maps are made.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64 << 20))]
     max_sessions: Option<u32>,
@@ -97,13 +105,56 @@ impl FromStr for PortRange {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let expected = "expected LOW-HIGH with 1024 <= LOW <= HIGH <= 65535";
-        let (low, high) = text.split_once('-').context(expected)?;
-        let (low, high) = (low.parse().context(expected)?, high.parse().context(expected)?);
-        if low < 1024 || high < low {
-            bail!(expected);
+        let (low, high) = text.split_once('-').context("expected two ports, LOW-HIGH")?;
+        let port = |end: &str, text: &str| -> Result<u16> {
+            text.parse().with_context(|| format!("{end} {text:?} is not a port, 1024 to 65535"))
+        };
+        let (low, high) = (port("LOW", low)?, port("HIGH", high)?);
+        if low < 1024 {
+            bail!("LOW {low} is below 1024: ports below are for sources below");
+        }
+        if high < low {
+            bail!("LOW {low} is above HIGH {high}");
         }
         Ok(Self(low, high))
+    }
+}
+
+/// A rate of new sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct HostRate {
+    per_second: u32,
+    burst: u32,
+}
+
+/// The highest rate that can be kept: a session every microsecond.
+const MAX_RATE: u32 = 1_000_000;
+
+impl FromStr for HostRate {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (rate, burst) = match text.split_once('/') {
+            Some((rate, burst)) => (rate, Some(burst)),
+            None => (text, None),
+        };
+        let number = |name: &str, text: &str, least: u32| -> Result<u32> {
+            match text.parse() {
+                Ok(number) if (least..=MAX_RATE).contains(&number) => Ok(number),
+                _ => bail!("{name} {text:?} is not a number from {least} to {MAX_RATE}"),
+            }
+        };
+        let per_second = number("N", rate, 0)?;
+        let burst = burst.map_or(Ok(per_second), |burst| number("BURST", burst, 1))?;
+        Ok(Self { per_second, burst })
+    }
+}
+
+impl HostRate {
+    /// The limits of a host, with the number of its sessions.
+    fn limits(self, sessions: u32) -> HostLimits {
+        let interval_ns = 1_000_000_000_u32.checked_div(self.per_second).unwrap_or(0);
+        HostLimits { sessions, interval_ns, burst: self.burst }
     }
 }
 
@@ -176,7 +227,8 @@ pub(super) fn run(options: Options) -> Result<ExitCode> {
         modes: options.mode,
         unmatched: options.unmatched.into(),
         timeouts,
-        port_range: (options.port_range.0, options.port_range.1),
+        host_limits: options.host_rate.limits(options.host_sessions),
+        port_range: (options.ports.0, options.ports.1),
         kernel: KernelOptions {
             max_sessions: options.max_sessions,
             reset_maps: options.reset_maps,
@@ -194,11 +246,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_rate_has_a_burst() {
+        let limits = |text: &str| text.parse::<HostRate>().unwrap().limits(7);
+        assert_eq!(limits("0"), HostLimits { sessions: 7, interval_ns: 0, burst: 0 });
+        assert_eq!(limits("50").burst, 50);
+        let limited = HostLimits { sessions: 7, interval_ns: 20_000_000, burst: 200 };
+        assert_eq!(limits("50/200"), limited);
+        for bad in ["", "-1", "50/0", "50/", "1000001", "a/5"] {
+            assert!(bad.parse::<HostRate>().is_err(), "{bad}");
+        }
+        let why = "50/0".parse::<HostRate>().unwrap_err().to_string();
+        assert_eq!(why, "BURST \"0\" is not a number from 1 to 1000000");
+    }
+
+    #[test]
     fn ranges_and_timeouts_are_checked() {
         assert_eq!("20000-29999".parse::<PortRange>().unwrap(), PortRange(20_000, 29_999));
         for bad in ["80-90", "3000", "5000-4000", "1024-65536", "a-b"] {
             assert!(bad.parse::<PortRange>().is_err(), "{bad}");
         }
+        let low = "80-90".parse::<PortRange>().unwrap_err().to_string();
+        assert!(low.starts_with("LOW 80 is below 1024"), "{low}");
         assert!("udp-new=30".parse::<Timeout>().is_ok());
         for bad in ["udp-new=0", "udp=30", "udp-new", "udp-new=9999999"] {
             assert!(bad.parse::<Timeout>().is_err(), "{bad}");

@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gateway_common::records::{Timeouts, Unmatched};
+use gateway_common::records::{HostLimits, Timeouts, Unmatched};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -61,6 +61,8 @@ pub struct Settings {
     pub unmatched: Unmatched,
     /// When sessions end.
     pub timeouts: Timeouts,
+    /// What one inside host may have.
+    pub host_limits: HostLimits,
     /// Lowest and highest external port.
     pub port_range: (u16, u16),
     /// How the kernel side is opened.

@@ -7,7 +7,7 @@ use super::{Daemon, DaemonError, Port, Problems, Settings, Step, chain, log, log
 use crate::announce::Announcer;
 use crate::clock;
 use crate::dataplane::kernel::{Kernel, Side};
-use crate::dataplane::mode;
+use crate::dataplane::{mode, recount};
 use crate::desired::{self, Allocations, Previous, Resolution};
 use crate::encode::{self, Surroundings};
 use crate::host::{self, Present};
@@ -61,6 +61,7 @@ impl Daemon {
         daemon.ready = true;
         daemon.report();
         log(format_args!("{}: ready", daemon.settings.gateway));
+        daemon.recount();
         Ok(daemon)
     }
 
@@ -90,6 +91,18 @@ impl Daemon {
             self.attach(side)?;
         }
         Ok(())
+    }
+
+    /// Checks what is counted against the sessions that are there.
+    fn recount(&mut self) {
+        match recount::recount(self.maps.dataplane().maps_mut()) {
+            Ok(0) => {}
+            Ok(corrected) => log(format_args!(
+                "{}: corrected the session counts of {corrected} EIPs and hosts",
+                self.settings.gateway
+            )),
+            Err(error) => self.problems.set(Step::Maps, vec![chain(&error)]),
+        }
     }
 
     /// Reads the manifests again. If they cannot be read, everything stays as it is.
@@ -232,6 +245,7 @@ impl Daemon {
             port_range: self.settings.port_range,
             unmatched: self.settings.unmatched,
             timeouts: self.settings.timeouts,
+            host_limits: self.settings.host_limits,
         })
     }
 

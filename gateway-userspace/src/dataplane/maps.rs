@@ -5,7 +5,7 @@ use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray
 use aya::util::nr_cpus;
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
-    Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, Rule, Session, SnatKey,
+    Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host, Pool, Rule, Session, SnatKey,
 };
 use gateway_common::tuple::Tuple;
 use gateway_common::verdict::{SESSIONS_CLOSED, SESSIONS_OPENED};
@@ -65,6 +65,8 @@ struct FamilyMaps<F: Family> {
     fips: HashMap<MapData, Raw<FipKey<F>>, Raw<Fip<F>>>,
     dnats: HashMap<MapData, Raw<DnatKey<F>>, Raw<Dnat<F>>>,
     snats: LpmTrie<MapData, Octets<F::Addr>, Raw<Pool<F>>>,
+    eips: HashMap<MapData, Octets<F::Addr>, Raw<Eip>>,
+    hosts: HashMap<MapData, Octets<F::Addr>, Raw<Host>>,
 }
 
 impl Maps {
@@ -194,6 +196,57 @@ impl Maps {
         F::maps(self).sessions.get(&Raw(*key), 0).ok().map(|session| session.0)
     }
 
+    /// What every EIP of a family carries.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn eips<F: MapFamily>(&self) -> Result<Vec<(F::Addr, Eip)>, MapsError> {
+        entries(&F::maps(self).eips)
+            .map(|entry| entry.map(|(key, eip)| (key.0, eip.0)))
+            .collect::<Result<_, _>>()
+            .map_err(failed("read", format!("EIPS_{}", F::SUFFIX)))
+    }
+
+    /// What every inside host of a family has opened.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn hosts<F: MapFamily>(&self) -> Result<Vec<(F::Addr, Host)>, MapsError> {
+        entries(&F::maps(self).hosts)
+            .map(|entry| entry.map(|(key, host)| (key.0, host.0)))
+            .collect::<Result<_, _>>()
+            .map_err(failed("read", format!("HOSTS_{}", F::SUFFIX)))
+    }
+
+    /// Replaces what an EIP carries.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it.
+    pub fn set_eip<F: MapFamily>(&mut self, address: F::Addr, eip: Eip) -> Result<(), MapsError> {
+        F::maps_mut(self)
+            .eips
+            .insert(Octets(address), Raw(eip), 0)
+            .map_err(failed("write", format!("EIPS_{}", F::SUFFIX)))
+    }
+
+    /// Replaces what an inside host has opened; `None` if it has nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it.
+    pub fn set_host<F: MapFamily>(
+        &mut self,
+        address: F::Addr,
+        host: Option<Host>,
+    ) -> Result<(), MapsError> {
+        let edit = Edit { key: address, old: None, new: host };
+        write_hash(&mut F::maps_mut(self).hosts, &edit, |address| Octets(*address), Raw)
+            .map_err(failed("write", format!("HOSTS_{}", F::SUFFIX)))
+    }
+
     /// How many entries the session maps take.
     #[must_use]
     pub fn session_capacity(&self) -> usize {
@@ -206,6 +259,10 @@ pub trait MapFamily: Addressing {
     #[doc(hidden)]
     #[expect(private_interfaces, reason = "only this module looks inside")]
     fn maps(maps: &Maps) -> &FamilyMaps<Self>;
+
+    #[doc(hidden)]
+    #[expect(private_interfaces, reason = "only this module looks inside")]
+    fn maps_mut(maps: &mut Maps) -> &mut FamilyMaps<Self>;
 }
 
 impl MapFamily for V4 {
@@ -213,12 +270,22 @@ impl MapFamily for V4 {
     fn maps(maps: &Maps) -> &FamilyMaps<Self> {
         &maps.v4
     }
+
+    #[expect(private_interfaces, reason = "only this module looks inside")]
+    fn maps_mut(maps: &mut Maps) -> &mut FamilyMaps<Self> {
+        &mut maps.v4
+    }
 }
 
 impl MapFamily for V6 {
     #[expect(private_interfaces, reason = "only this module looks inside")]
     fn maps(maps: &Maps) -> &FamilyMaps<Self> {
         &maps.v6
+    }
+
+    #[expect(private_interfaces, reason = "only this module looks inside")]
+    fn maps_mut(maps: &mut Maps) -> &mut FamilyMaps<Self> {
+        &mut maps.v6
     }
 }
 
@@ -230,6 +297,8 @@ impl<F: Addressing> FamilyMaps<F> {
             fips: open(pins, &named("FIPS"))?,
             dnats: open(pins, &named("DNATS"))?,
             snats: open(pins, &named("SNATS"))?,
+            eips: open(pins, &named("EIPS"))?,
+            hosts: open(pins, &named("HOSTS"))?,
         })
     }
 
@@ -250,6 +319,12 @@ impl<F: Addressing> FamilyMaps<F> {
                 .map(|entry| entry.map(|(key, pool)| (snat_key(&key), pool.0)))
                 .collect::<Result<_, _>>()
                 .map_err(failed("SNATS"))?,
+            eips: self
+                .eips
+                .keys()
+                .map(|key| key.map(|key| (key.0, ())))
+                .collect::<Result<_, _>>()
+                .map_err(failed("EIPS"))?,
         })
     }
 
@@ -269,6 +344,10 @@ impl<F: Addressing> FamilyMaps<F> {
                     None => self.snats.remove(&key).or_else(gone),
                 }
                 .map_err(failed("SNATS"))
+            }
+            Entry::Eip(edit) => {
+                write_hash(&mut self.eips, edit, |eip| Octets(*eip), |()| Raw(Eip::default()))
+                    .map_err(failed("EIPS"))
             }
         }
     }

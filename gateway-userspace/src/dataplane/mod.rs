@@ -4,6 +4,7 @@
 //! kernel ── maps     typed maps, from their pins
 //!        ├─ pins     the directory in bpffs: what is adopted and what is not
 //!        ├─ attach   programs on interfaces: TCX links, else clsact filters
+//!        ├─ recount  session counts of EIPs and hosts against the sessions
 //!        ├─ probe    what this kernel and this process can do
 //!        ├─ mode     which hook an interface gets, and why (pure)
 //!        └─ raw      all unsafe code of this crate
@@ -19,6 +20,7 @@ pub mod object;
 pub mod pins;
 pub mod probe;
 pub(crate) mod raw;
+pub mod recount;
 
 pub(crate) use self::raw::link_address;
 

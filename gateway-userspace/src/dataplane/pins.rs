@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType};
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
-    ABI_VERSION, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey,
+    ABI_VERSION, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host,
     Identification, Pool, Rule, Session, SnatKey,
 };
 use gateway_common::tuple::Tuple;
@@ -34,21 +34,37 @@ const fn layout<K, V>(name: &'static str, kind: MapType) -> Layout {
     Layout { name, kind, key_bytes: size_of::<K>(), value_bytes: size_of::<V>() }
 }
 
-const fn family<F: Family>(names: [&'static str; 5]) -> [Layout; 5] {
-    let [sessions, fips, dnats, snats, fragments] = names;
+const fn family<F: Family>(names: [&'static str; 7]) -> [Layout; 7] {
+    let [sessions, fips, dnats, snats, fragments, eips, hosts] = names;
     [
         layout::<Tuple<F>, Session<F>>(sessions, MapType::Hash),
         layout::<FipKey<F>, Fip<F>>(fips, MapType::Hash),
         layout::<DnatKey<F>, Dnat<F>>(dnats, MapType::Hash),
         layout::<SnatKey<F>, Pool<F>>(snats, MapType::LpmTrie),
         layout::<DatagramKey<F>, Datagram>(fragments, MapType::LruHash),
+        layout::<F::Addr, Eip>(eips, MapType::Hash),
+        layout::<F::Addr, Host>(hosts, MapType::Hash),
     ]
 }
 
-const V4_MAPS: [Layout; 5] =
-    family::<V4>(["SESSIONS_V4", "FIPS_V4", "DNATS_V4", "SNATS_V4", "FRAGMENTS_V4"]);
-const V6_MAPS: [Layout; 5] =
-    family::<V6>(["SESSIONS_V6", "FIPS_V6", "DNATS_V6", "SNATS_V6", "FRAGMENTS_V6"]);
+const V4_MAPS: [Layout; 7] = family::<V4>([
+    "SESSIONS_V4",
+    "FIPS_V4",
+    "DNATS_V4",
+    "SNATS_V4",
+    "FRAGMENTS_V4",
+    "EIPS_V4",
+    "HOSTS_V4",
+]);
+const V6_MAPS: [Layout; 7] = family::<V6>([
+    "SESSIONS_V6",
+    "FIPS_V6",
+    "DNATS_V6",
+    "SNATS_V6",
+    "FRAGMENTS_V6",
+    "EIPS_V6",
+    "HOSTS_V6",
+]);
 const COMMON_MAPS: [Layout; 5] = [
     layout::<u32, Config>("CONFIG", MapType::Array),
     layout::<u32, Rule>("RULES", MapType::Hash),

@@ -4,7 +4,7 @@
 use aya::Pod;
 use gateway_common::family::{Address, Family};
 use gateway_common::records::{
-    Config, Counter, Dnat, DnatKey, Fip, FipKey, Pool, Record, Rule, Session,
+    Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host, Pool, Record, Rule, Session,
 };
 use gateway_common::tuple::Tuple;
 use nix::libc;
@@ -34,9 +34,9 @@ macro_rules! pods {
 
 const fn is_record<T: Record>() {}
 
-pods!(Config, Counter, Rule; Dnat, DnatKey, Fip, FipKey, Pool, Session, Tuple);
+pods!(Config, Counter, Eip, Host, Rule; Dnat, DnatKey, Fip, FipKey, Pool, Session, Tuple);
 
-/// An address as part of the key of a longest-prefix trie.
+/// An address as a key, or as part of the key of a longest-prefix trie.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
 pub(crate) struct Octets<A>(pub(crate) A);

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 
-use gateway_common::records::{Config, Dnat, DnatKey, Fip, FipKey, Pool, Rule, SnatKey};
+use gateway_common::records::{
+    Config, Dnat, DnatKey, Fip, FipKey, HostLimits, Pool, Rule, SnatKey,
+};
 use gateway_common::wire::transport::{TCP, UDP};
 use serde::{Serialize, Serializer};
 
@@ -112,6 +114,9 @@ fn show_entry<F: Addressing>(entry: &Entry<F>) -> (String, String, String, Optio
         Entry::Fip(edit) => (show(edit, show_fip_key::<F>, show_fip::<F>), "FIPS"),
         Entry::Dnat(edit) => (show(edit, show_dnat_key::<F>, show_dnat::<F>), "DNATS"),
         Entry::Snat(edit) => (show(edit, show_snat_key::<F>, show_pool::<F>), "SNATS"),
+        Entry::Eip(edit) => {
+            (show(edit, |eip| F::decode(*eip).to_string(), |()| String::new()), "EIPS")
+        }
     };
     shown.named(format!("{map}_{}", F::SUFFIX))
 }
@@ -150,7 +155,7 @@ fn show_pool<F: Addressing>(pool: &Pool<F>) -> String {
 fn show_config(config: &Config) -> String {
     format!(
         "generation {}, internal #{} mtu {}, external #{} mtu {}, routing {}, ports {}-{}, \
-         unmatched {}",
+         unmatched {}, host limits {}",
         config.generation,
         config.internal_ifindex,
         config.internal_mtu,
@@ -160,7 +165,16 @@ fn show_config(config: &Config) -> String {
         config.port_low,
         config.port_high,
         config.unmatched,
+        show_limits(&config.host_limits),
     )
+}
+
+fn show_limits(limits: &HostLimits) -> String {
+    if !limits.any() {
+        return "off".to_owned();
+    }
+    let HostLimits { sessions, interval_ns, burst } = limits;
+    format!("{sessions} sessions, one per {interval_ns} ns after {burst}")
 }
 
 /// The word for a protocol number; the number itself where there is no common word.
@@ -195,6 +209,7 @@ fn entry_rules<F: Addressing>(entry: &Entry<F>) -> BTreeSet<u32> {
             .or(edit.old)
             .map(|pool| members(&pool).iter().map(|member| member.rule).collect())
             .unwrap_or_default(),
+        Entry::Eip(_) => BTreeSet::new(),
     }
 }
 

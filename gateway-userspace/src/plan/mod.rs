@@ -1,7 +1,8 @@
 //! The difference of two images as a list of changes, ordered make before break.
 //!
 //! ```text
-//! rules appear -> entries appear or change -> entries go -> rules go -> CONFIG -> sessions are cut
+//! EIPs and rules appear -> entries appear or change -> entries go -> rules and EIPs go -> CONFIG
+//! -> sessions are cut
 //! ```
 //!
 //! At every moment in between an entry names a rule that is there, and a rule that moves to another
@@ -74,6 +75,8 @@ pub enum Entry<F: Family> {
     Dnat(Edit<DnatKey<F>, Dnat<F>>),
     /// `SNATS_*`. Boxed, because a pool is ten times as large as the others.
     Snat(Box<Edit<SnatKey<F>, Pool<F>>>),
+    /// `EIPS_*`.
+    Eip(Edit<F::Addr, ()>),
 }
 
 /// What happens to one key of a map.
@@ -148,6 +151,10 @@ impl Change {
             Self::Cut(_) => Action::Cut,
         }
     }
+
+    const fn is_eip(&self) -> bool {
+        matches!(self, Self::V4(Entry::Eip(_)) | Self::V6(Entry::Eip(_)))
+    }
 }
 
 impl<F: Family> Entry<F> {
@@ -158,6 +165,7 @@ impl<F: Family> Entry<F> {
             Self::Fip(edit) => edit.action(),
             Self::Dnat(edit) => edit.action(),
             Self::Snat(edit) => edit.action(),
+            Self::Eip(edit) => edit.action(),
         }
     }
 
@@ -169,6 +177,7 @@ impl<F: Family> Entry<F> {
             Self::Snat(edit) => {
                 edit.old.iter().flat_map(members).map(|member| member.rule).collect()
             }
+            Self::Eip(_) => Vec::new(),
         }
     }
 }
@@ -204,12 +213,17 @@ pub fn diff(live: &MapImage, desired: &MapImage) -> Plan {
     let mut entries = family_edits(live, desired, Change::V4);
     entries.extend(family_edits(live, desired, Change::V6));
     let cut = cut(&rules_gone, &entries);
+    let (eips, entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(Change::is_eip);
+    let (eips_gone, eips_made): (Vec<_>, Vec<_>) =
+        eips.into_iter().partition(|change| change.action() == Action::Delete);
     let (entries_gone, entries_made): (Vec<_>, Vec<_>) =
         entries.into_iter().partition(|change| change.action() == Action::Delete);
-    let mut changes: Vec<_> = rules.into_iter().map(Change::Rule).collect();
+    let mut changes = eips_made;
+    changes.extend(rules.into_iter().map(Change::Rule));
     changes.extend(entries_made);
     changes.extend(entries_gone);
     changes.extend(rules_gone.into_iter().map(Change::Rule));
+    changes.extend(eips_gone);
     if live.config != desired.config {
         changes.push(Change::Config(Edit { key: (), old: live.config, new: desired.config }));
     }
@@ -251,7 +265,8 @@ fn family_edits<F: Addressing>(
     let dnats = edits(&live.dnats, &desired.dnats).into_iter().map(Entry::Dnat);
     let snats =
         edits(&live.snats, &desired.snats).into_iter().map(|edit| Entry::Snat(Box::new(edit)));
-    fips.chain(dnats).chain(snats).map(change).collect()
+    let eips = edits(&live.eips, &desired.eips).into_iter().map(Entry::Eip);
+    fips.chain(dnats).chain(snats).chain(eips).map(change).collect()
 }
 
 fn split_deletes<K, V>(edits: &mut Vec<Edit<K, V>>) -> Vec<Edit<K, V>> {
@@ -297,6 +312,7 @@ impl MapImage {
             Entry::Fip(edit) => put(&mut family.fips, edit),
             Entry::Dnat(edit) => put(&mut family.dnats, edit),
             Entry::Snat(edit) => put(&mut family.snats, edit),
+            Entry::Eip(edit) => put(&mut family.eips, edit),
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use gateway_common::records::{Config, Counter};
+use gateway_common::records::{Config, Counter, Eip, Host};
 use gateway_common::tuple::Direction;
 
 use super::Sent;
@@ -13,7 +13,7 @@ use crate::build_packet::{Draft, embed, end, unembed};
 use crate::decode::describe;
 use crate::harness::notation::{Entry, Flow};
 use crate::harness::routes::{Links, Target, embed_prefix, ingress_mac, prefix};
-use crate::harness::{Backend, NatRule, Outcome};
+use crate::harness::{Backend, NatRule, Outcome, accounts};
 
 /// How many packets the log of a failed case shows.
 const LOG_LINES: usize = 12;
@@ -24,13 +24,15 @@ pub struct Gateway<'a> {
     ipv6: bool,
     rules: BTreeMap<u32, NatRule>,
     log: Vec<String>,
+    /// Whether entries were removed by hand, so that counts of them are wrong.
+    forgot: bool,
 }
 
 impl<'a> Gateway<'a> {
     /// An empty gateway, for packets of one family.
     pub fn new(backend: &'a mut dyn Backend, ipv6: bool) -> Self {
         backend.clear();
-        Self { backend, ipv6, rules: BTreeMap::new(), log: Vec::new() }
+        Self { backend, ipv6, rules: BTreeMap::new(), log: Vec::new(), forgot: false }
     }
 
     /// Whether the case runs over IPv6.
@@ -188,6 +190,7 @@ impl<'a> Gateway<'a> {
 
     /// Removes one session entry.
     pub fn forget(&mut self, entry: &Entry) {
+        self.forgot = true;
         let raw = |address: SocketAddr| self.endpoint(&address.to_string());
         let flow = entry.flow;
         let flow = Flow { source: raw(flow.source), destination: raw(flow.destination), ..flow };
@@ -207,6 +210,39 @@ impl<'a> Gateway<'a> {
     /// What a rule has counted.
     pub fn rule_counter(&mut self, id: u32) -> Counter {
         self.backend.rule_counter(id)
+    }
+
+    /// The record of an EIP.
+    ///
+    /// # Panics
+    /// No rule ever named it.
+    pub fn eip(&mut self, eip: &str) -> Eip {
+        let address = self.ip(eip);
+        self.backend.eip(address).expect("an EIP of a rule")
+    }
+
+    /// The record of an inside host, if it has open sessions.
+    pub fn host(&mut self, address: &str) -> Option<Host> {
+        let address = self.ip(address);
+        let hosts = self.backend.hosts();
+        hosts.into_iter().find_map(|(other, host)| (other == address).then_some(host))
+    }
+
+    /// Asserts that what is counted agrees with the sessions that are there, then ends all of them
+    /// and asserts that nothing is left. Every case ends with this.
+    ///
+    /// # Panics
+    /// Something does not.
+    pub fn settle(&mut self) {
+        if self.forgot {
+            return;
+        }
+        accounts::check(self.backend).unwrap_or_else(|why| panic!("{why}"));
+        // Longer than any patience, and shorter than half a turn of the clock.
+        self.advance(1 << 20);
+        self.sweep();
+        accounts::check(self.backend).unwrap_or_else(|why| panic!("after the end: {why}"));
+        assert_eq!(self.backend.hosts(), [], "hosts without sessions");
     }
 
     /// How often an event has been counted.

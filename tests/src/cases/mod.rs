@@ -8,6 +8,7 @@ mod fip;
 mod fragments;
 mod gateway;
 mod hairpin;
+mod hosts;
 mod icmp_errors;
 mod life;
 mod limits;
@@ -102,6 +103,22 @@ cases! {
         a_range_is_used_to_the_last_port,
         an_answer_that_nobody_asked_for_opens_no_session,
         an_answer_with_the_id_of_a_query_keeps_its_checksum,
+    }
+    hosts {
+        a_host_keeps_to_its_number_of_sessions,
+        another_host_is_not_limited_by_the_first,
+        a_host_may_open_again_when_a_session_has_ended,
+        what_comes_from_outside_does_not_count_for_the_host,
+        a_hairpin_counts_for_the_host_that_opens_it,
+        a_burst_then_the_rate,
+        a_refused_flow_makes_no_record,
+        an_eip_counts_what_it_carries,
+        an_eip_counts_what_it_refuses,
+        an_eip_of_port_forwards_counts_what_comes_in,
+        a_session_that_gives_way_is_counted_out,
+        a_session_cut_with_its_rule_is_counted_out,
+        a_session_that_does_not_fit_is_not_counted.room_for(3),
+        tries_are_counted,
     }
     unmatched {
         a_source_without_rule_is_dropped_by_default,

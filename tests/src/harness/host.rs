@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use gateway_common::accounting;
 use gateway_common::expire;
 use gateway_common::family::{V4, V6};
 use gateway_common::packet::HostPacket;
 use gateway_common::pipeline::{Arrival, process};
 use gateway_common::records::{
-    Config, Counter, Dnat, DnatKey, Fip, FipKey, ORIGINAL, Pool, Rule, Session, SnatKey,
-    ticks_from_secs,
+    Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host as HostRecord, ORIGINAL, Pool, Rule,
+    Session, SnatKey, ticks_from_secs,
 };
 use gateway_common::session::elapsed;
 use gateway_common::tables::Tables as _;
@@ -179,6 +180,7 @@ fn sweep<F: Notation>(
             tables.sessions.remove(&key);
             if session.flags & ORIGINAL != 0 {
                 tables.count_event(SESSIONS_CLOSED);
+                accounting::closed(&key, session.eip(&key), tables);
                 ended += 1;
             }
         }
@@ -221,5 +223,21 @@ impl<F: Notation> Store<F> for SimTables<F> {
 
     fn sessions(&mut self) -> Vec<(Tuple<F>, Session<F>)> {
         self.sessions.iter().map(|(key, session)| (*key, *session)).collect()
+    }
+
+    fn add_eip(&mut self, eip: &F::Addr) {
+        self.eips.entry(*eip).or_default();
+    }
+
+    fn eips(&mut self) -> Vec<(F::Addr, Eip)> {
+        self.eips.iter().map(|(address, eip)| (*address, *eip)).collect()
+    }
+
+    fn set_host(&mut self, address: &F::Addr, host: HostRecord) {
+        self.hosts.insert(*address, host);
+    }
+
+    fn hosts(&mut self) -> Vec<(F::Addr, HostRecord)> {
+        self.hosts.iter().map(|(address, host)| (*address, *host)).collect()
     }
 }

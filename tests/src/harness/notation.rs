@@ -17,6 +17,9 @@ pub trait Notation: Family {
     /// Octets of an address.
     fn octets(address: Self::Addr) -> Self::Octets;
 
+    /// The inverse of [`Notation::octets`].
+    fn address(octets: Self::Octets) -> Self::Addr;
+
     /// An address as the standard library has it.
     fn to_ip(address: Self::Addr) -> IpAddr;
 
@@ -37,6 +40,10 @@ impl Notation for V4 {
         address.octets
     }
 
+    fn address(octets: [u8; 4]) -> Self::Addr {
+        Self::Addr { octets }
+    }
+
     fn to_ip(address: Self::Addr) -> IpAddr {
         IpAddr::V4(address.into())
     }
@@ -55,6 +62,10 @@ impl Notation for V6 {
 
     fn octets(address: Self::Addr) -> [u8; 16] {
         address.octets
+    }
+
+    fn address(octets: [u8; 16]) -> Self::Addr {
+        Self::Addr { octets }
     }
 
     fn to_ip(address: Self::Addr) -> IpAddr {

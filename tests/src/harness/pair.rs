@@ -10,7 +10,7 @@ use gateway_common::verdict::DropReason;
 
 use super::host::Host;
 use super::notation::{Entry, Flow, Notation, flow};
-use super::{Backend, Outcome};
+use super::{Backend, Outcome, accounts};
 use crate::decode::{Decoded, decode, decode_whole, describe};
 use crate::kernel::Tc;
 use crate::sim::{Choice, Random, SimTables};
@@ -126,6 +126,8 @@ impl<'a> Pair<'a> {
         let [kernel, host] = [self.kernel.sessions(), self.host.sessions()]
             .map(|entries| entries.into_iter().map(Entry::timeless).collect::<Vec<_>>());
         if kernel == host {
+            accounts::check(&mut *self.kernel)?;
+            accounts::check(&mut self.host)?;
             return Ok(kernel.len());
         }
         let only = |these: &[Entry], those: &[Entry]| {

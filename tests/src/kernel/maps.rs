@@ -8,8 +8,8 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
-    Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, Pool, Record, Rule,
-    Session, SnatKey, Ticks,
+    Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host, Pool, Record,
+    Rule, Session, SnatKey, Ticks,
 };
 use gateway_common::tuple::Tuple;
 
@@ -41,7 +41,7 @@ macro_rules! pods {
 
 const fn is_record<T: Record>() {}
 
-pods!(Config, Counter, Datagram, Rule; DatagramKey, Dnat, DnatKey, Fip, FipKey, Pool, Session, Tuple);
+pods!(Config, Counter, Datagram, Eip, Host, Rule; DatagramKey, Dnat, DnatKey, Fip, FipKey, Pool, Session, Tuple);
 
 /// The maps of one family.
 pub(super) struct FamilyMaps<F: Notation> {
@@ -49,6 +49,8 @@ pub(super) struct FamilyMaps<F: Notation> {
     fips: HashMap<MapData, Raw<FipKey<F>>, Raw<Fip<F>>>,
     dnats: HashMap<MapData, Raw<DnatKey<F>>, Raw<Dnat<F>>>,
     snats: LpmTrie<MapData, F::Octets, Raw<Pool<F>>>,
+    eips: HashMap<MapData, F::Octets, Raw<Eip>>,
+    hosts: HashMap<MapData, F::Octets, Raw<Host>>,
     exhausted: HashMap<MapData, Raw<Tuple<F>>, Ticks>,
     fragments: HashMap<MapData, Raw<DatagramKey<F>>, Raw<Datagram>>,
 }
@@ -62,6 +64,8 @@ impl<F: Notation> FamilyMaps<F> {
             fips: take(ebpf, &named("FIPS"))?,
             dnats: take(ebpf, &named("DNATS"))?,
             snats: take(ebpf, &named("SNATS"))?,
+            eips: take(ebpf, &named("EIPS"))?,
+            hosts: take(ebpf, &named("HOSTS"))?,
             exhausted: take(ebpf, &named("EXHAUSTED"))?,
             fragments: take(ebpf, &named("FRAGMENTS"))?,
         })
@@ -72,6 +76,8 @@ impl<F: Notation> FamilyMaps<F> {
         empty(&mut self.sessions);
         empty(&mut self.fips);
         empty(&mut self.dnats);
+        empty(&mut self.eips);
+        empty(&mut self.hosts);
         empty(&mut self.exhausted);
         self.forget_fragments();
         let keys: Vec<_> = self.snats.keys().collect::<Result<_, _>>().expect("keys");
@@ -136,6 +142,29 @@ impl<F: Notation> Store<F> for FamilyMaps<F> {
 
     fn sessions(&mut self) -> Vec<(Tuple<F>, Session<F>)> {
         let entries = self.sessions.iter().map(|entry| entry.map(|(key, value)| (key.0, value.0)));
+        entries.collect::<Result<_, _>>().expect("entries")
+    }
+
+    fn add_eip(&mut self, eip: &F::Addr) {
+        let octets = F::octets(*eip);
+        if self.eips.get(&octets, 0).is_err() {
+            self.eips.insert(octets, Raw(Eip::default()), 0).expect("room in the map");
+        }
+    }
+
+    fn eips(&mut self) -> Vec<(F::Addr, Eip)> {
+        let entries =
+            self.eips.iter().map(|entry| entry.map(|(key, value)| (F::address(key), value.0)));
+        entries.collect::<Result<_, _>>().expect("entries")
+    }
+
+    fn set_host(&mut self, address: &F::Addr, host: Host) {
+        self.hosts.insert(F::octets(*address), Raw(host), 0).expect("room in the map");
+    }
+
+    fn hosts(&mut self) -> Vec<(F::Addr, Host)> {
+        let entries =
+            self.hosts.iter().map(|entry| entry.map(|(key, value)| (F::address(key), value.0)));
         entries.collect::<Result<_, _>>().expect("entries")
     }
 }

@@ -16,6 +16,7 @@ use crate::harness::routes::Links;
 pub struct Worker {
     internal: OwnedFd,
     external: OwnedFd,
+    sweeps: [OwnedFd; 2],
     namespace: File,
     links: Links,
 }
@@ -34,6 +35,7 @@ impl Worker {
         Ok(Self {
             internal: program("tc_internal")?,
             external: program("tc_external")?,
+            sweeps: [program("sweep_v4")?, program("sweep_v6")?],
             namespace: File::open("/proc/thread-self/ns/net")?,
             links: tc.links,
         })
@@ -45,6 +47,17 @@ impl Worker {
     /// The privilege is missing.
     pub fn enter(&self) -> Result<()> {
         setns(&self.namespace, CloneFlags::CLONE_NEWNET).context("failed to enter a namespace")
+    }
+
+    /// Ends the sessions that are over.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn sweep(&self) -> Result<()> {
+        let ifindex = self.links.internal;
+        let frame =
+            Frame { bytes: &[0; 64], ifindex, segment_bytes: None, checksum_complete: false };
+        self.sweeps.iter().try_for_each(|sweep| test_run::run(sweep.as_fd(), &frame).map(drop))
     }
 
     /// Sends a frame; returns what the program returned, and the frame as it is then.

@@ -1,8 +1,10 @@
-//! `status`, `rules`, `sessions`, `drops`: what a gateway does, read from its pinned maps. The
+//! `status`, `rules`, `sessions`, `eips`, `hosts`, `drops`: what a gateway does, read from its pinned maps. The
 //! daemon need not run.
 
 pub(super) mod bfd;
 pub(super) mod drops;
+pub(super) mod eips;
+pub(super) mod hosts;
 pub(super) mod rules;
 pub(super) mod sessions;
 pub(super) mod status;

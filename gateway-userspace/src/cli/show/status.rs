@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use gateway_common::verdict::Tries;
 use serde::Serialize;
 
 use super::{Nothing, ShowOptions};
@@ -32,6 +33,24 @@ struct Shown {
     sessions: u64,
     /// How many there can be.
     max_sessions: usize,
+    /// How many candidates new sessions took to find their port, since the maps were made.
+    port_tries: Vec<PortTries>,
+}
+
+/// One class of the histogram of tries.
+#[derive(Debug, Serialize)]
+struct PortTries {
+    /// `1`, `2`, `3-4`, `5-8`, `walk` through the whole range, `exhausted`.
+    tries: &'static str,
+    sessions: u64,
+}
+
+fn port_tries(maps: &Maps) -> Result<Vec<PortTries>> {
+    let counted = |tries: &Tries| {
+        let sessions = maps.counter(tries.counter())?.packets;
+        Ok(PortTries { tries: tries.as_str(), sessions })
+    };
+    Tries::ALL.iter().map(counted).collect()
 }
 
 /// Exit code 0: ready and running.
@@ -57,6 +76,7 @@ pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
         running: holder.is_some(),
         sessions: maps.as_ref().map_or(Ok(0), Maps::open_sessions)?,
         max_sessions: maps.as_ref().map_or(0, |maps| maps.session_capacity() / 2),
+        port_tries: maps.as_ref().map_or(Ok(Vec::new()), port_tries)?,
         status,
     };
     if options.show.json {
@@ -87,6 +107,15 @@ fn text(shown: &Shown) -> String {
         shown.max_sessions,
         status.pins.display(),
     );
+    let tries: Vec<_> = shown
+        .port_tries
+        .iter()
+        .filter(|class| class.sessions > 0)
+        .map(|class| format!("{}: {}", class.tries, class.sessions))
+        .collect();
+    if !tries.is_empty() {
+        text.push_str(&format!("port tries  {}\n", tries.join(", ")));
+    }
     if let Some(apply) = &status.last_apply {
         text.push_str(&format!(
             "last apply  {:.1} ms: {} inserted, {} updated, {} deleted, {} sessions ended\n",
