@@ -116,13 +116,8 @@ impl Ipv6 {
     #[inline(always)]
     #[must_use]
     pub fn words(&self) -> [u32; 4] {
-        let octets = self.octets;
-        [
-            u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]),
-            u32::from_ne_bytes([octets[4], octets[5], octets[6], octets[7]]),
-            u32::from_ne_bytes([octets[8], octets[9], octets[10], octets[11]]),
-            u32::from_ne_bytes([octets[12], octets[13], octets[14], octets[15]]),
-        ]
+        // Put together from bytes, the compiler takes them apart again.
+        zerocopy::transmute!(self.octets)
     }
 }
 
@@ -131,13 +126,7 @@ impl Ipv6 {
     #[inline(always)]
     #[must_use]
     pub fn from_words(words: [u32; 4]) -> Self {
-        let [a, b, c, d] = words.map(u32::to_ne_bytes);
-        Self {
-            octets: [
-                a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
-                d[2], d[3],
-            ],
-        }
+        Self { octets: zerocopy::transmute!(words) }
     }
 }
 
@@ -345,8 +334,11 @@ impl Family for V6 {
             return Err(DropReason::BadHeader.into());
         }
         let ends = &mut parsed.tuple.endpoints;
-        ends.source = Ipv6 { octets: header.source };
-        ends.destination = Ipv6 { octets: header.destination };
+        // By words, as `Address::set` does.
+        let (source, destination): ([u32; 4], [u32; 4]) =
+            (zerocopy::transmute!(header.source), zerocopy::transmute!(header.destination));
+        ends.source.set(&Ipv6::from_words(source));
+        ends.destination.set(&Ipv6::from_words(destination));
         parsed.tuple.protocol = header.next_header;
         parsed.ttl = header.hop_limit;
         parsed.atomic = true;

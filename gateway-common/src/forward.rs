@@ -3,36 +3,41 @@
 use crate::{
     family::Family,
     packet::Packet,
-    pipeline::{Passage, Rewrite},
+    pipeline::{Arrival, Rewrite, Work},
+    records::Config,
     tuple::Direction,
     verdict::{DropReason, Exit, PassReason, Verdict},
 };
 
-/// Refuses a packet that has no hop left or is too large, before anything of it is changed.
+/// Refuses a packet that has no hop left, is too large or cannot be sent from here, before anything
+/// of it is changed or counted.
 ///
 /// # Errors
 ///
 /// [`PassReason::TtlExpired`] lets the kernel answer a host of the VPC from the LAN address; it
-/// forwards nothing whose TTL has run out. In all other cases a [`DropReason`].
+/// forwards nothing whose TTL has run out. What [`Packet::reach`] says. In all other cases a
+/// [`DropReason`].
 #[inline(always)]
-pub fn check<F: Family, P: Packet, T>(
+pub fn check<F: Family, P: Packet>(
     packet: &mut P,
-    passage: &Passage<'_, F, T>,
+    work: &Work<F>,
+    config: &Config,
+    arrival: &Arrival,
 ) -> Result<(), Exit> {
-    let (parsed, rewrite) = (&passage.work.parsed, &passage.work.rewrite);
+    let (parsed, rewrite) = (&work.parsed, &work.rewrite);
     if parsed.ttl <= 1 {
         let turns_round = rewrite.endpoints.destination != parsed.tuple.endpoints.destination;
-        return Err(match passage.arrival.direction {
+        return Err(match arrival.direction {
             // The kernel would take a packet to an EIP for its own and answer in its place.
             Direction::Outbound if !turns_round => PassReason::TtlExpired.into(),
             Direction::Outbound | Direction::Inbound => DropReason::TtlExpired.into(),
         });
     }
     let egress = rewrite.next_hop.ifindex;
-    if packet.exceeds(egress, passage.config.mtu(egress)) {
+    if packet.exceeds(egress, config.mtu(egress)) {
         return Err(DropReason::TooBig.into());
     }
-    Ok(())
+    Ok(packet.reach(&rewrite.next_hop)?)
 }
 
 /// The verdict on a translated packet.

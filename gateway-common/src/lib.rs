@@ -19,7 +19,7 @@
 //! | [`fragment`] | which datagram a fragment is of, and its new identification |
 //! | [`accounting`] | what a session counts against, and whether there may be one more |
 //! | [`checksum`], [`translate`], [`icmp_error`] | the new bytes |
-//! | [`forward`], [`verdict`] | where the packet goes, or why it does not |
+//! | [`forward`], [`neighbor`], [`verdict`] | where the packet goes, or why it does not |
 //! | [`pipeline`] | all of the above in one page |
 //! | [`expire`] | when a session ends |
 //!
@@ -44,6 +44,7 @@ pub mod forward;
 pub mod fragment;
 pub mod icmp_error;
 pub mod mapping;
+pub mod neighbor;
 pub mod packet;
 pub mod parse;
 pub mod pipeline;

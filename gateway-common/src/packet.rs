@@ -4,6 +4,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::{
     checksum::{ChecksumDelta, Difference, L4Checksum},
+    family::Family,
+    verdict::{NextHop, PassReason},
     wire::ethernet,
 };
 
@@ -20,6 +22,10 @@ pub struct Truncated;
 ///
 /// Offsets count bytes from the start of the Ethernet header.
 pub trait Packet {
+    /// Whether another path comes behind this one, which takes what this one leaves: rare kinds of
+    /// packets go there untouched.
+    const ACCELERATES: bool = false;
+
     /// The header at `offset`, for reading and writing.
     ///
     /// # Errors
@@ -43,6 +49,17 @@ pub trait Packet {
     ///
     /// `mtu` is that interface's MTU in bytes, without the Ethernet header.
     fn exceeds(&mut self, egress: u32, mtu: u32) -> bool;
+
+    /// Whether the packet can be sent to `next_hop` from here. Asked before anything of it is changed
+    /// or counted.
+    ///
+    /// # Errors
+    ///
+    /// Why another path must send it.
+    #[inline(always)]
+    fn reach<F: Family>(&mut self, _next_hop: &NextHop<F>) -> Result<(), PassReason> {
+        Ok(())
+    }
 
     /// Takes note that the bytes of the frame have changed by `difference`, and that no checksum in
     /// it makes up for that: IPv6 has none in its header.

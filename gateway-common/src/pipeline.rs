@@ -11,7 +11,7 @@ use crate::{
     tables::Tables,
     translate::translate,
     tuple::{Direction, Endpoints, Tuple},
-    verdict::{DropReason, Exit, NextHop, Verdict},
+    verdict::{DropReason, Exit, NextHop, PassReason, Verdict},
 };
 
 /// How a packet came in.
@@ -140,19 +140,41 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
     }
     passage.work.parsed.clear(passage.arrival.direction);
     parse::parse(packet, &mut passage.work.parsed)?;
-    if passage.work.parsed.fragment == Fragment::Later {
+    if P::ACCELERATES {
+        leave_the_rare(&passage.work.parsed)?;
+    } else if passage.work.parsed.fragment == Fragment::Later {
         fragment::recall(packet, passage);
     }
-    if passage.work.parsed.is_trackable() && session::lookup(passage)? {
-        forward::check(packet, passage)?;
+    if passage.work.parsed.is_trackable() && session::lookup(packet, passage)? {
         identify(packet, passage)?;
-    } else if icmp_error::is_error(&passage.work.parsed) && related(packet, passage)? {
+    } else if !P::ACCELERATES
+        && icmp_error::is_error(&passage.work.parsed)
+        && related(packet, passage)?
+    {
         return Ok(());
     } else {
         decide(packet, passage)?;
     }
-    translate(packet, &passage.work.parsed, &passage.work.rewrite.endpoints)?;
+    if P::ACCELERATES {
+        if !translate_apart(packet, passage.work) {
+            return Err(passage.work.exit);
+        }
+    } else {
+        translate(packet, &passage.work.parsed, &passage.work.rewrite.endpoints)?;
+    }
     passage.tables.count_rule(passage.work.rewrite.rule, passage.arrival.frame_bytes);
+    Ok(())
+}
+
+/// Leaves to the complete path what an accelerator does not do.
+#[inline(always)]
+fn leave_the_rare<F: Family>(parsed: &Parsed<F>) -> Result<(), PassReason> {
+    if parsed.fragment != Fragment::Whole {
+        return Err(PassReason::Fragment);
+    }
+    if icmp_error::is_error(parsed) {
+        return Err(PassReason::IcmpError);
+    }
     Ok(())
 }
 
@@ -181,7 +203,7 @@ fn related<F: Family, P: Packet, T: Tables<F>>(
         return Ok(false);
     }
     icmp_error::route(passage)?;
-    forward::check(packet, passage)?;
+    forward::check(packet, passage.work, passage.config, passage.arrival)?;
     identify(packet, passage)?;
     if translate_error(packet, passage) { Ok(true) } else { Err(passage.work.exit) }
 }
@@ -198,7 +220,7 @@ fn decide<F: Family, P: Packet, T: Tables<F>>(
     if !classify(passage) {
         return Err(passage.work.exit);
     }
-    forward::check(packet, passage)?;
+    forward::check(packet, passage.work, passage.config, passage.arrival)?;
     let quotes = passage.work.parsed.ports == PortFields::Quoted;
     // A floating IP does not pass on an error about somebody else: its quote would stay as it is.
     if passage.work.action == Action::Stateless && !(quotes && passage.work.rewrite.rule != 0) {
@@ -208,7 +230,9 @@ fn decide<F: Family, P: Packet, T: Tables<F>>(
         return Err(parse::untrackable_reason(&passage.work.parsed).into());
     }
     // Another CPU may have opened the same flow meanwhile: its session is the one.
-    if open(passage) || passage.work.exit == DropReason::TupleTaken.into() && lookup(passage) {
+    if open(passage)
+        || passage.work.exit == DropReason::TupleTaken.into() && lookup(packet, passage)
+    {
         return identify(packet, passage);
     }
     Err(passage.work.exit)
@@ -243,9 +267,31 @@ fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
     }
 }
 
+// Without the helper calls of the other medium in between, the compiler keeps both tuples at hand,
+// which is more than fits on the stack below the slow path.
 #[inline(never)]
-fn lookup<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
-    session::lookup(passage) == Ok(true)
+fn translate_apart<F: Family, P: Packet>(packet: &mut P, work: &mut Work<F>) -> bool {
+    match translate(packet, &work.parsed, &work.rewrite.endpoints) {
+        Ok(()) => true,
+        Err(exit) => {
+            work.exit = exit;
+            false
+        }
+    }
+}
+
+#[inline(never)]
+fn lookup<F: Family, P: Packet, T: Tables<F>>(
+    packet: &mut P,
+    passage: &mut Passage<'_, F, T>,
+) -> bool {
+    match session::lookup(packet, passage) {
+        Ok(found) => found,
+        Err(exit) => {
+            passage.work.exit = exit;
+            false
+        }
+    }
 }
 
 #[inline(never)]

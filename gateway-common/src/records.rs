@@ -3,9 +3,11 @@
 //! All-zero is never a valid [`Config`]: array maps do not miss, so a configuration that nobody
 //! has written reads as zeros and means "not configured".
 
+pub use crate::neighbor::{Neighbor, USED_TICKS, XdpFacts};
 use crate::{
     family::{Address, Family, V4, V6},
     tuple::{Direction, Endpoints, Tuple},
+    verdict::NextHop,
 };
 
 /// Version of the layout of everything in this module. Maps of another version are not adopted.
@@ -484,6 +486,10 @@ records! {
     Counter = 8 8;
     Eip = 8 8 8 32;
     Host = 8 4 4;
+    XdpFacts = 4 6 6;
+    Neighbor = 6 6 4;
+    NextHop<V4> = 4 4;
+    NextHop<V6> = 4 16;
     Endpoints<V4> = 4 4 2 2;
     Endpoints<V6> = 16 16 2 2;
     Tuple<V4> = 12 1 1 2;

@@ -4,7 +4,9 @@ use crate::{
     accounting,
     classify::{self, Action},
     family::{Address, Family},
+    forward,
     mapping::{self, EXHAUSTED_TICKS, PortRange, PortWalk, TRIES, WalkEnd},
+    packet::Packet,
     pipeline::{Arrival, Passage},
     records::{HAIRPIN, ORIGINAL, POOL_MEMBERS, Session, Ticks},
     tables::{ClaimError, EipEvent, Route, Tables},
@@ -18,16 +20,19 @@ use crate::{
 /// So a change of routes is followed even if nobody raises [`Config::routing`].
 const ROUTE_EPOCH_SHIFT: u32 = 11;
 
-/// Finds the session of a packet, counts the packet in and fills `rewrite`.
+/// Finds the session of a packet, fills `rewrite` and, if the packet may leave, counts it in.
 ///
 /// `false` if there is no session.
 ///
 /// # Errors
 ///
 /// [`DropReason::NoRoute`] if the route that the session needs is gone, [`DropReason::NotInside`]
-/// if only one to the outside is left.
+/// if only one to the outside is left; or what [`forward::check`] says. Then nothing is counted.
 #[inline(always)]
-pub fn lookup<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<bool, Exit> {
+pub fn lookup<F: Family, P: Packet, T: Tables<F>>(
+    packet: &mut P,
+    passage: &mut Passage<'_, F, T>,
+) -> Result<bool, Exit> {
     let (parsed, rewrite) = (&passage.work.parsed, &mut passage.work.rewrite);
     let Some(session) = passage.tables.session(&parsed.tuple) else {
         return Ok(false);
@@ -35,17 +40,25 @@ pub fn lookup<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Resul
     let routed = session.routing == passage.config.routing
         && session.egress != 0
         && (session.last_seen ^ passage.arrival.now) >> ROUTE_EPOCH_SHIFT == 0;
-    let closing = session.seen & (FIN | RST) != 0;
-    touch(session, parsed.tcp_flags, passage.arrival);
     rewrite.endpoints.set(&session.translated);
     rewrite.next_hop.address.set(&session.next_hop);
     rewrite.next_hop.ifindex = session.egress;
     rewrite.rule = session.rule;
+    let session = if routed {
+        session
+    } else {
+        reroute(passage)?;
+        let Some(session) = passage.tables.session(&passage.work.parsed.tuple) else {
+            return Ok(false);
+        };
+        session
+    };
+    forward::check(packet, passage.work, passage.config, passage.arrival)?;
+    let parsed = &passage.work.parsed;
+    let closing = session.seen & (FIN | RST) != 0;
+    touch(session, parsed.tcp_flags, passage.arrival);
     if closing && parsed.tcp_flags & (SYN | ACK) == SYN {
         reopen(&parsed.tuple, passage.tables);
-    }
-    if !routed {
-        reroute(passage)?;
     }
     Ok(true)
 }

@@ -2,8 +2,9 @@
 
 use crate::{family::Family, packet::Truncated};
 
-/// Where a forwarded packet leaves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Where a forwarded packet leaves. Also the key of the maps `NEIGHBORS_V4` and `NEIGHBORS_V6`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C, align(4))]
 pub struct NextHop<F: Family> {
     /// Index of the interface.
     pub ifindex: u32,
@@ -43,6 +44,14 @@ impl From<DropReason> for Exit {
     #[inline(always)]
     fn from(reason: DropReason) -> Self {
         Self::Drop(reason)
+    }
+}
+
+impl PassReason {
+    /// Whether only XDP has this reason: TC never leaves a packet to the kernel for it.
+    #[must_use]
+    pub const fn is_of_xdp(self) -> bool {
+        matches!(self, Self::NoNeighbor | Self::Unconfirmed | Self::Fragment | Self::IcmpError)
     }
 }
 
@@ -108,7 +117,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Why a packet was left to the kernel.
+    /// Why a packet was left to the kernel, or by XDP to TC.
     PassReason from 0 {
         /// Not IPv4 or IPv6: ARP, a VLAN tag, something else.
         NotIp = "not_ip",
@@ -126,6 +135,14 @@ reasons! {
         VpcInternal = "vpc_internal",
         /// No rule covers it and `--unmatched kernel` is set.
         Unmatched = "unmatched",
+        /// XDP only: the MAC address of the next hop is not known, or its interface takes no redirects.
+        NoNeighbor = "no_neighbor",
+        /// XDP only: the daemon has not confirmed neighbours and interfaces for too long.
+        Unconfirmed = "unconfirmed",
+        /// XDP only: a fragment, which is for TC.
+        Fragment = "fragment",
+        /// XDP only: an ICMP error, which is for TC.
+        IcmpError = "icmp_error",
     }
 }
 
@@ -175,8 +192,12 @@ reasons! {
     }
 }
 
-/// Number of counters in the map `COUNTERS`.
+/// Number of counters in the maps `COUNTERS` and `XDP_COUNTERS`.
 pub const COUNTERS: u32 = 128;
+
+/// Index in `XDP_COUNTERS` of packets that XDP has finished. The others are those of the reasons for
+/// which it left a packet to TC, which counts again what it does not forward either.
+pub const XDP_FORWARDED: u32 = 64;
 
 /// Index in `COUNTERS` of sessions opened.
 pub const SESSIONS_OPENED: u32 = 62;
@@ -256,7 +277,7 @@ mod tests {
         let pass = PassReason::ALL.iter().map(|reason| reason.counter());
         let drop = DropReason::ALL.iter().map(|reason| reason.counter());
         let tries = Tries::ALL.iter().map(|tries| tries.counter());
-        let events = tries.chain([SESSIONS_OPENED, SESSIONS_CLOSED]);
+        let events = tries.chain([XDP_FORWARDED, SESSIONS_OPENED, SESSIONS_CLOSED]);
         for index in pass.chain(drop).chain(events) {
             assert!(!core::mem::replace(&mut seen[index as usize], true), "counter {index} twice");
         }

@@ -11,11 +11,12 @@ use crate::maps::{self, Maps};
 /// `TC_ACT_REDIRECT`: what `bpf_redirect_neigh` returns when it will send the packet.
 const REDIRECT: i32 = 7;
 
-/// Carries `verdict` out and counts it.
+/// Carries `verdict` out and counts it. `next_hop` is the one of the verdict, in a map: addresses
+/// that are copied from the stack may lie where the verifier refuses to read them by long words.
 #[inline(always)]
-pub(crate) fn apply<F: Maps>(verdict: &Verdict<F>, frame_bytes: u32) -> i32 {
+pub(crate) fn apply<F: Maps>(verdict: &Verdict<F>, next_hop: &NextHop<F>, frame_bytes: u32) -> i32 {
     let reason = match *verdict {
-        Verdict::Forward(ref next_hop) => {
+        Verdict::Forward(_) => {
             let code = redirect(next_hop);
             if code == REDIRECT {
                 return code;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `tc_internal` | ingress of the interface towards the VPC |
 //! | `tc_external` | ingress of the interface towards the outside |
+//! | `xdp_internal`, `xdp_external` | the same interfaces' drivers, in front of TC |
 //! | `sweep_v4`, `sweep_v6` | run by the daemon: end sessions that are idle or whose rule is gone |
 #![no_std]
 #![no_main]
@@ -21,19 +22,20 @@ mod maps;
 mod packet;
 mod sweep;
 mod users;
+mod xdp;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, TC_ACT_OK},
+    bindings::{__sk_buff, TC_ACT_OK, TC_ACT_SHOT},
     helpers::generated::bpf_ktime_get_coarse_ns,
-    macros::classifier,
-    programs::TcContext,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
 use gateway_common::{
     family::{Family, V4, V6},
     pipeline::{self, Arrival},
     records::ticks_from_ns,
     tuple::Direction,
-    verdict::{DropReason, PassReason, Verdict},
+    verdict::{DropReason, PassReason},
 };
 
 use crate::{
@@ -51,6 +53,18 @@ pub fn tc_internal(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn tc_external(ctx: TcContext) -> i32 {
     ingress(&ctx, Direction::Inbound)
+}
+
+/// From the VPC, in the driver.
+#[xdp]
+pub fn xdp_internal(ctx: XdpContext) -> u32 {
+    xdp::ingress(ctx.ctx, Direction::Outbound)
+}
+
+/// From outside, in the driver.
+#[xdp]
+pub fn xdp_external(ctx: XdpContext) -> u32 {
+    xdp::ingress(ctx.ctx, Direction::Inbound)
 }
 
 /// Ends sessions over IPv4. Returns how many.
@@ -103,13 +117,12 @@ fn datapath<F: Maps>(skb: *mut __sk_buff, direction: Direction) -> i32 {
         frame_bytes: packet::frame_bytes(skb),
     };
     let mut tables = KernelTables::new(packet.context());
-    let verdict = match (maps::config(), maps::work::<F>()) {
-        (Some(config), Some(work)) => {
-            pipeline::process_in(work, &mut packet, &mut tables, config, &arrival)
-        }
-        _ => Verdict::Drop(DropReason::NotConfigured),
+    let (Some(config), Some(work)) = (maps::config(), maps::work::<F>()) else {
+        maps::count(DropReason::NotConfigured.counter(), arrival.frame_bytes);
+        return TC_ACT_SHOT;
     };
-    action::apply(&verdict, arrival.frame_bytes)
+    let verdict = pipeline::process_in(work, &mut packet, &mut tables, config, &arrival);
+    action::apply(&verdict, &work.rewrite.next_hop, arrival.frame_bytes)
 }
 
 /// What the kernel asks of programs that call its GPL-only helpers.

@@ -13,8 +13,10 @@ use aya_ebpf::{
         BPF_NOEXIST, bpf_fib_lookup as FibParameters, bpf_redir_neigh,
         bpf_redir_neigh__bindgen_ty_1,
     },
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
-    helpers::generated::{bpf_fib_lookup, bpf_for_each_map_elem, bpf_get_prandom_u32},
+    btf_maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
+    helpers::generated::{
+        bpf_fib_lookup, bpf_for_each_map_elem, bpf_get_prandom_u32, bpf_map_lookup_elem,
+    },
     macros::btf_map,
 };
 use gateway_common::{
@@ -25,11 +27,12 @@ use gateway_common::{
     pipeline::Work,
     records::{
         Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host,
-        Identification, Pool, PoolMember, Rule, Session, Ticks,
+        Identification, Neighbor, Pool, PoolMember, Rule, Session, Ticks, USED_TICKS, XdpFacts,
     },
+    session::elapsed,
     tables::{ClaimError, EipEvent, Route, RouteQuery, Tables},
     tuple::Tuple,
-    verdict::{COUNTERS as COUNTER_SLOTS, NextHop},
+    verdict::{COUNTERS as COUNTER_SLOTS, NextHop, Tries},
 };
 
 use crate::users;
@@ -56,6 +59,12 @@ const EXHAUSTED_ENTRIES: usize = 4096;
 /// some of them free for itself.
 const FRAGMENT_ENTRIES: usize = 1 << 14;
 
+/// Most neighbours that XDP knows; what goes to others is left to TC.
+const NEIGHBOR_ENTRIES: usize = 1 << 14;
+
+/// Most interfaces that packets are redirected to.
+const DEVICE_ENTRIES: usize = 16;
+
 /// Memory is taken when an entry is made, so an idle gateway costs little.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -66,6 +75,7 @@ type Eips<F> = HashMap<<F as Family>::Addr, Eip, RULE_ENTRIES, ON_DEMAND>;
 type Hosts<F> = HashMap<<F as Family>::Addr, Host, HOST_ENTRIES, ON_DEMAND>;
 type Exhausted<F> = LruHashMap<Tuple<F>, Ticks, EXHAUSTED_ENTRIES>;
 type Fragments<F> = LruHashMap<DatagramKey<F>, Datagram, FRAGMENT_ENTRIES>;
+type Neighbors<F> = HashMap<NextHop<F>, Neighbor, NEIGHBOR_ENTRIES, ON_DEMAND>;
 type Snats<F> = LpmTrie<<F as Family>::Addr, Pool<F>, PREFIX_ENTRIES>;
 
 #[btf_map]
@@ -113,6 +123,17 @@ static RULES: HashMap<u32, Rule, RULE_ENTRIES, ON_DEMAND> = HashMap::new();
 static RULE_COUNTERS: PerCpuArray<Counter, RULE_ENTRIES> = PerCpuArray::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<Counter, { COUNTER_SLOTS as usize }> = PerCpuArray::new();
+// What XDP must know to send a packet on, kept up to date by the daemon.
+#[btf_map]
+static XDP_FACTS: Array<XdpFacts, 1> = Array::new();
+#[btf_map]
+static NEIGHBORS_V4: Neighbors<V4> = HashMap::new();
+#[btf_map]
+static NEIGHBORS_V6: Neighbors<V6> = HashMap::new();
+#[btf_map]
+static DEVICES: DevMapHash<DEVICE_ENTRIES> = DevMapHash::new();
+#[btf_map]
+static XDP_COUNTERS: PerCpuArray<Counter, { COUNTER_SLOTS as usize }> = PerCpuArray::new();
 // Where packets are worked on: what is found out about them does not fit on the stack.
 #[btf_map]
 static WORK_V4: PerCpuArray<Work<V4>, 1> = PerCpuArray::new();
@@ -136,6 +157,45 @@ pub(crate) fn work<F: Maps>() -> Option<&'static mut Work<F>> {
 #[inline(always)]
 pub(crate) fn count(index: u32, bytes: u32) {
     add(COUNTERS.get_ptr_mut(index), bytes);
+}
+
+/// Adds one packet to counter `index` of XDP.
+#[inline(always)]
+pub(crate) fn count_xdp(index: u32, bytes: u32) {
+    add(XDP_COUNTERS.get_ptr_mut(index), bytes);
+}
+
+/// What XDP must know of the interfaces.
+#[inline(always)]
+pub(crate) fn xdp_facts() -> Option<&'static XdpFacts> {
+    XDP_FACTS.get(0)
+}
+
+/// The neighbour behind a next hop, which is in use from `now` on.
+#[inline(always)]
+pub(crate) fn neighbor<F: Family>(next_hop: &NextHop<F>, now: Ticks) -> Option<&'static Neighbor> {
+    let map: *const c_void = if F::BITS == V4::BITS {
+        (&raw const NEIGHBORS_V4).cast()
+    } else {
+        (&raw const NEIGHBORS_V6).cast()
+    };
+    let key: *const c_void = (&raw const *next_hop).cast();
+    // SAFETY: keys of the map are `NextHop<F>`, its values `Neighbor`. An entry stays readable until
+    // the program ends (RCU); losing one of two writes of its only field that is written is harmless.
+    unsafe {
+        let entry = bpf_map_lookup_elem(map.cast_mut(), key).cast::<Neighbor>();
+        let entry = entry.as_mut()?;
+        if elapsed(now, entry.used) > USED_TICKS {
+            entry.used = now;
+        }
+        Some(entry)
+    }
+}
+
+/// Sends the frame to an interface; `None` if it is not among `DEVICES`.
+#[inline(always)]
+pub(crate) fn redirect(ifindex: u32) -> Option<u32> {
+    DEVICES.redirect(ifindex, 0).ok()
 }
 
 /// Whether a rule of this id is active.
@@ -245,6 +305,8 @@ impl Maps for V6 {
 /// The maps of family `F`, for one packet.
 pub(crate) struct KernelTables<F> {
     context: *mut c_void,
+    /// Whether TC comes behind, and counts what is refused when it refuses it.
+    in_front: bool,
     family: PhantomData<F>,
 }
 
@@ -252,7 +314,13 @@ impl<F: Maps> KernelTables<F> {
     /// The maps, for the packet of `context`.
     #[inline(always)]
     pub(crate) fn new(context: *mut c_void) -> Self {
-        Self { context, family: PhantomData }
+        Self { context, in_front: false, family: PhantomData }
+    }
+
+    /// The maps, for an XDP program in front of TC.
+    #[inline(always)]
+    pub(crate) fn in_front(context: *mut c_void) -> Self {
+        Self { in_front: true, ..Self::new(context) }
     }
 }
 
@@ -377,6 +445,9 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
 
     #[inline(always)]
     fn count_eip(&mut self, eip: &F::Addr, event: EipEvent) {
+        if self.in_front && matches!(event, EipEvent::Refused) {
+            return;
+        }
         let Some(record) = F::EIPS.get_ptr_mut(eip) else {
             return;
         };
@@ -417,6 +488,9 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
 
     #[inline(always)]
     fn refuse_host(&mut self, address: &F::Addr) {
+        if self.in_front {
+            return;
+        }
         if let Some(host) = F::HOSTS.get_ptr_mut(address) {
             // SAFETY: as above. Losing one of two counts is harmless.
             unsafe { (*host).refused = (*host).refused.wrapping_add(1) };
@@ -437,6 +511,10 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
 
     #[inline(always)]
     fn snat(&mut self, source: &F::Addr, turn: u32) -> Option<PoolMember<F>> {
+        // What overflows counts as refused where it began, and that is for TC to count.
+        if self.in_front && turn > 0 {
+            return None;
+        }
         F::SNATS.get(&Key::new(F::BITS, *source))?.member(source, turn)
     }
 
@@ -509,6 +587,9 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
 
     #[inline(always)]
     fn count_event(&mut self, index: u32) {
+        if self.in_front && index == Tries::Exhausted.counter() {
+            return;
+        }
         count(index, 0);
     }
 }

@@ -1,18 +1,25 @@
-//! A socket buffer as a [`Packet`]: the only pointer arithmetic of the project.
+//! A socket buffer or an XDP buffer as a [`Packet`]: the only pointer arithmetic of the project.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
+        xdp_md,
     },
     helpers::generated::{bpf_check_mtu, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_pull_data},
 };
 use gateway_common::{
     checksum::{ChecksumDelta, Difference, L4Checksum},
+    family::Family,
     packet::{Header, Packet, Truncated},
-    wire::ethernet,
+    records::{Neighbor, Ticks, XdpFacts},
+    tuple::Direction,
+    verdict::{NextHop, PassReason},
+    wire::ethernet::{self, Ethernet},
 };
+
+use crate::maps;
 
 /// Bytes that must be in the linear part: Ethernet, IPv4 with all options, TCP without.
 const HEADERS: u32 = 14 + 60 + 20;
@@ -80,23 +87,39 @@ pub(crate) fn frame_bytes(skb: *mut __sk_buff) -> u32 {
     unsafe { (*skb).len }
 }
 
+/// The header at `offset` of the frame between `data` and `data_end`.
+///
+/// # Safety
+///
+/// Both are the fields of a program's context, and nobody else has a view of the frame while the
+/// returned one lives.
+#[inline(always)]
+unsafe fn view<'a, H: Header>(
+    data: *const u32,
+    data_end: *const u32,
+    offset: usize,
+) -> Result<&'a mut H, Truncated> {
+    // SAFETY: the bounds are checked right here, `H` is valid for every bit pattern and unaligned.
+    //
+    // Read anew each time: kept in a register, the compiler moves the 32 bits that C declares and
+    // not the pointer that the verifier knows.
+    unsafe {
+        let start = data.read_volatile() as usize;
+        let end = data_end.read_volatile() as usize;
+        let start = start + (offset & MAX_OFFSET);
+        if start + size_of::<H>() > end {
+            return Err(Truncated);
+        }
+        Ok(&mut *(start as *mut H))
+    }
+}
+
 impl Packet for SkbPacket {
     #[inline(always)]
     fn at<H: Header>(&mut self, offset: usize) -> Result<&mut H, Truncated> {
-        // SAFETY: the bounds are checked right here, `H` is valid for every bit pattern and
-        // unaligned, and `&mut self` keeps a second view from existing.
-        //
-        // Read anew each time: kept in a register, the compiler moves the 32 bits that C declares
-        // and not the pointer that the verifier knows.
-        unsafe {
-            let start = (&raw const (*self.skb).data).read_volatile() as usize;
-            let end = (&raw const (*self.skb).data_end).read_volatile() as usize;
-            let start = start + (offset & MAX_OFFSET);
-            if start + size_of::<H>() > end {
-                return Err(Truncated);
-            }
-            Ok(&mut *(start as *mut H))
-        }
+        // SAFETY: the fields are those of the context, and `&mut self` keeps a second view from
+        // existing.
+        unsafe { view(&raw const (*self.skb).data, &raw const (*self.skb).data_end, offset) }
     }
 
     #[inline(always)]
@@ -163,5 +186,123 @@ impl Packet for SkbPacket {
             return Ok(());
         }
         self.replace(offset, delta.ports, optional)
+    }
+}
+
+/// A frame behind an XDP context. All of it is linear: the program is attached without `frags`.
+pub(crate) struct XdpPacket {
+    context: *mut xdp_md,
+    for_this_host: bool,
+    now: Ticks,
+    neighbor: Option<&'static Neighbor>,
+}
+
+impl XdpPacket {
+    /// The frame of `context`, of which nothing is known.
+    #[inline(always)]
+    pub(crate) fn unchecked(context: *mut xdp_md) -> Self {
+        Self { context, for_this_host: false, now: 0, neighbor: None }
+    }
+
+    /// The frame of `context`, which came in at `now` from the side of `direction`.
+    #[inline(always)]
+    pub(crate) fn new(
+        context: *mut xdp_md,
+        facts: &XdpFacts,
+        direction: Direction,
+        now: Ticks,
+    ) -> Self {
+        let mut packet = Self { now, ..Self::unchecked(context) };
+        let own = words(facts.mac(direction));
+        packet.for_this_host = packet.at::<[u8; 6]>(0).is_ok_and(|to| words(to) == own);
+        packet
+    }
+
+    /// Index of the interface that the frame came in by.
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        // SAFETY: `context` is the program's; reads of its fields are checked by the verifier.
+        unsafe { (*self.context).ingress_ifindex }
+    }
+
+    /// The context, as helpers take it.
+    #[inline(always)]
+    pub(crate) fn context(&self) -> *mut c_void {
+        self.context.cast()
+    }
+
+    /// Writes the addresses of the next hop that [`Packet::reach`] has found.
+    #[inline(always)]
+    pub(crate) fn address(&mut self) -> Result<(), Truncated> {
+        let neighbor = self.neighbor.ok_or(Truncated)?;
+        let header = self.at::<Ethernet>(0)?;
+        header.destination = neighbor.destination;
+        header.source = neighbor.source;
+        Ok(())
+    }
+}
+
+/// A MAC address as two words: arrays are compared by a call.
+#[inline(always)]
+fn words(mac: &[u8; 6]) -> (u32, u16) {
+    (u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]), u16::from_ne_bytes([mac[4], mac[5]]))
+}
+
+/// Length of the frame in bytes.
+#[inline(always)]
+pub(crate) fn xdp_frame_bytes(context: *mut xdp_md) -> u32 {
+    // SAFETY: `context` is the program's. As in `view`, both are read as they are.
+    unsafe {
+        let start = (&raw const (*context).data).read_volatile() as usize;
+        let end = (&raw const (*context).data_end).read_volatile() as usize;
+        (end - start) as u32
+    }
+}
+
+impl Packet for XdpPacket {
+    const ACCELERATES: bool = true;
+
+    #[inline(always)]
+    fn at<H: Header>(&mut self, offset: usize) -> Result<&mut H, Truncated> {
+        // SAFETY: as for a socket buffer.
+        unsafe {
+            view(&raw const (*self.context).data, &raw const (*self.context).data_end, offset)
+        }
+    }
+
+    #[inline(always)]
+    fn frame_bytes(&self) -> u32 {
+        xdp_frame_bytes(self.context)
+    }
+
+    #[inline(always)]
+    fn is_for_this_host(&self) -> bool {
+        self.for_this_host
+    }
+
+    #[inline(always)]
+    fn exceeds(&mut self, _egress: u32, mtu: u32) -> bool {
+        self.frame_bytes() > mtu.saturating_add(ethernet::BYTES as u32)
+    }
+
+    #[inline(always)]
+    fn reach<F: Family>(&mut self, next_hop: &NextHop<F>) -> Result<(), PassReason> {
+        self.neighbor = maps::neighbor(next_hop, self.now);
+        if self.neighbor.is_some() { Ok(()) } else { Err(PassReason::NoNeighbor) }
+    }
+
+    #[inline(always)]
+    fn add_to_sum(&mut self, _difference: Difference) {}
+
+    #[inline(always)]
+    fn patch_l4(
+        &mut self,
+        offset: usize,
+        kind: L4Checksum,
+        delta: ChecksumDelta,
+    ) -> Result<(), Truncated> {
+        let field = self.at::<[u8; 2]>(offset)?;
+        *field = kind.patched(*field, delta);
+        Ok(())
     }
 }

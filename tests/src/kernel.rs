@@ -1,12 +1,14 @@
 //! The programs in the kernel, run on single frames by `BPF_PROG_TEST_RUN`.
 //!
 //! [`run`] makes a network namespace on a thread of its own, loads the object that
-//! `cargo xtask build-ebpf` made, with maps that nobody else sees, and hands out a [`Tc`].
+//! `cargo xtask build-ebpf` made, with maps that nobody else sees, and hands out a [`Tc`]. With
+//! [`Options::xdp`] every frame goes through the XDP program first.
 
 mod maps;
 mod namespace;
 pub(crate) mod test_run;
 mod worker;
+mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,6 +27,8 @@ use gateway_common::verdict::{DropReason, PassReason};
 use self::maps::{FamilyMaps, Raw, sum};
 use self::test_run::{Answer, Frame};
 pub use self::worker::Worker;
+use self::xdp::Accelerator;
+pub use self::xdp::Share;
 use crate::harness::routes::{Links, Prefix, Routes, Target};
 use crate::harness::{Backend, Delivery, Outcome, Store, config};
 
@@ -44,6 +48,22 @@ const DROPPED: u32 = 2;
 pub struct Options {
     /// How many entries a session map takes.
     pub capacity: u32,
+    /// Whether the XDP programs sit in front of the TC programs.
+    pub xdp: bool,
+}
+
+impl Options {
+    /// TC alone, with session maps of this many entries.
+    #[must_use]
+    pub const fn tc(capacity: u32) -> Self {
+        Self { capacity, xdp: false }
+    }
+
+    /// XDP in front of TC, with session maps of this many entries.
+    #[must_use]
+    pub const fn xdp(capacity: u32) -> Self {
+        Self { capacity, xdp: true }
+    }
 }
 
 /// Runs `work` on the programs in the kernel, or prints why it is skipped. Returns whether it ran.
@@ -94,6 +114,7 @@ pub fn map_sizes(object: &[u8]) -> Result<BTreeMap<String, (usize, usize)>> {
         | Map::HashMap(data)
         | Map::LpmTrie(data)
         | Map::LruHashMap(data)
+        | Map::DevMapHash(data)
         | Map::PerCpuArray(data)) = map
         else {
             bail!("map {name} is of a kind that the data path does not use");
@@ -147,6 +168,7 @@ pub struct Tc {
     /// Whether frames arrive summed up by hardware, where the kernel can play that.
     pub checksum_complete: bool,
     plays_hardware: bool,
+    xdp: Option<Accelerator>,
 }
 
 /// Takes a map out of the loaded object.
@@ -168,6 +190,7 @@ impl Tc {
                 .try_into()?;
             program.load().with_context(|| format!("failed to load {name}"))?;
         }
+        let xdp = if options.xdp { Some(Accelerator::load(&mut ebpf, &links)?) } else { None };
         let slots = gateway_common::verdict::COUNTERS as usize;
         let mut tc = Self {
             links,
@@ -183,6 +206,7 @@ impl Tc {
             changed_routes: BTreeSet::new(),
             checksum_complete: false,
             plays_hardware: false,
+            xdp,
         };
         let frame = Frame {
             bytes: &[0; 64],
@@ -215,6 +239,14 @@ impl Tc {
         frame: &mut Vec<u8>,
         segment_bytes: Option<u32>,
     ) -> Result<Outcome> {
+        // What was aggregated or summed up by hardware has passed the driver's hook as something else.
+        if segment_bytes.is_none()
+            && !self.checksum_complete
+            && let Some(xdp) = &mut self.xdp
+            && xdp.deliver(&self.ebpf, direction, frame)?
+        {
+            return Ok(Outcome::Forward);
+        }
         let program = match direction {
             Direction::Outbound => "tc_internal",
             Direction::Inbound => "tc_external",
@@ -242,6 +274,23 @@ impl Tc {
         }
     }
 
+    /// How many packets XDP has seen and how many of them it has finished.
+    ///
+    /// # Panics
+    /// XDP is not in front.
+    #[must_use]
+    pub fn accelerated(&self) -> Share {
+        self.xdp.as_ref().expect("XDP programs").share
+    }
+
+    /// Vouches for what XDP knows of neighbours and interfaces, or no longer does.
+    ///
+    /// # Panics
+    /// XDP is not in front.
+    pub fn vouch(&mut self, valid: bool) {
+        self.xdp.as_mut().expect("XDP programs").vouch(valid).expect("XDP_FACTS");
+    }
+
     /// The one reason whose counter has gone up.
     fn counted<R: Copy + std::fmt::Debug>(
         &mut self,
@@ -267,7 +316,7 @@ impl Tc {
 
 impl Backend for Tc {
     fn name(&self) -> &'static str {
-        "tc"
+        if self.xdp.is_some() { "xdp and tc" } else { "tc" }
     }
 
     fn links(&self) -> Links {

@@ -11,9 +11,10 @@ use std::path::PathBuf;
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
     ABI_VERSION, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host,
-    HostLimits, Identification, Pool, PoolMember, Rule, Session, Timeouts,
+    HostLimits, Identification, Neighbor, Pool, PoolMember, Rule, Session, Timeouts, XdpFacts,
 };
 use gateway_common::tuple::{Endpoints, Tuple};
+use gateway_common::verdict::NextHop;
 use gateway_tests::kernel;
 
 const ACCEPT: &str = "ABI_ACCEPT";
@@ -73,6 +74,9 @@ fn layout() -> String {
     layout!(out, "Counter", Counter { packets, bytes });
     layout!(out, "Eip", Eip { sessions, opened, refused, reserved });
     layout!(out, "Host", Host { due, sessions, refused });
+    layout!(out, "XdpFacts", XdpFacts { until, internal_mac, external_mac });
+    layout!(out, "Neighbor", Neighbor { destination, source, used });
+    both_families!(out, NextHop { ifindex, address });
     both_families!(out, Endpoints { source, destination, source_port, destination_port });
     both_families!(out, Tuple { endpoints, protocol, direction, zero });
     both_families!(
@@ -168,6 +172,7 @@ fn family_maps<F: Family>(suffix: &str) -> Vec<(String, Sizes)> {
         ("FRAGMENTS", (size_of::<DatagramKey<F>>(), size_of::<Datagram>())),
         ("EIPS", (size_of::<F::Addr>(), size_of::<Eip>())),
         ("HOSTS", (size_of::<F::Addr>(), size_of::<Host>())),
+        ("NEIGHBORS", (size_of::<NextHop<F>>(), size_of::<Neighbor>())),
     ]
     .map(|(map, sizes)| (format!("{map}_{suffix}"), sizes))
     .into()
@@ -188,6 +193,8 @@ fn the_maps_of_the_object_have_the_sizes_of_the_records() {
         ("RULE_COUNTERS", size_of::<Counter>()),
         ("COUNTERS", size_of::<Counter>()),
         ("IDENTIFICATIONS", size_of::<Identification>()),
+        ("XDP_COUNTERS", size_of::<Counter>()),
+        ("XDP_FACTS", size_of::<XdpFacts>()),
     ] {
         expected.insert(map.to_owned(), (index, value));
     }

@@ -54,9 +54,9 @@ fn run_on_host(ipv6: bool) {
 }
 
 /// Both families on the same programs: loading them takes longer than all cases.
-fn run_in_kernel() {
+fn run_in_kernel(options: impl Fn(u32) -> Options) {
     for capacity in capacities() {
-        let ran = kernel::run(Options { capacity }, |tc| {
+        let ran = kernel::run(options(capacity), |tc| {
             for ipv6 in [false, true] {
                 run(ipv6, CASES.iter().filter(|case| case.capacity == capacity), tc);
             }
@@ -88,7 +88,12 @@ fn every_case_on_the_host_over_ipv6() {
 
 #[test]
 fn every_case_in_the_kernel_over_both() {
-    run_in_kernel();
+    run_in_kernel(Options::tc);
+}
+
+#[test]
+fn every_case_in_the_kernel_with_xdp_in_front_over_both() {
+    run_in_kernel(Options::xdp);
 }
 
 /// Whether an address is one of the VPC, in either family.

@@ -159,10 +159,19 @@ fn counters_agree(pair: &mut Pair<'_>) -> Result<(), String> {
 
 #[test]
 fn kernel_and_host_agree_on_random_traffic() {
+    agree_on_random_traffic(Options::tc(1 << 18));
+}
+
+#[test]
+fn kernel_with_xdp_in_front_and_host_agree_on_random_traffic() {
+    agree_on_random_traffic(Options::xdp(1 << 18));
+}
+
+fn agree_on_random_traffic(options: Options) {
     let packets = number("DIFFERENTIAL_PACKETS", 50_000);
     let seed = number("DIFFERENTIAL_SEED", 1);
-    let capacity = 1 << 18;
-    kernel::run(Options { capacity }, |tc| {
+    let capacity = options.capacity;
+    kernel::run(options, |tc| {
         let started = Instant::now();
         let mut pair = Pair::new(tc, capacity);
         set_up(&mut pair);
@@ -170,15 +179,30 @@ fn kernel_and_host_agree_on_random_traffic() {
         println!("{packets} packets in {:.1?}: {tally:?}", started.elapsed());
         // Traffic that is nearly all dropped would show nothing.
         assert!(tally.forwarded > packets / 4 && tally.sessions > 100, "{tally:?}");
+        if options.xdp {
+            let share = pair.kernel.accelerated();
+            println!("{share:?}");
+            // Half of the traffic has a checksum by hardware, and most neighbours are unknown.
+            assert!(share.finished > packets / 20, "{share:?}");
+        }
     });
 }
 
 #[test]
 fn kernel_and_host_agree_when_sessions_run_out() {
+    agree_when_sessions_run_out(Options::tc);
+}
+
+#[test]
+fn kernel_with_xdp_in_front_and_host_agree_when_sessions_run_out() {
+    agree_when_sessions_run_out(Options::xdp);
+}
+
+fn agree_when_sessions_run_out(options: impl Fn(u32) -> Options) {
     let seed = number("DIFFERENTIAL_SEED", 1);
     // Of larger maps the kernel only estimates the fill.
     let capacity = 101;
-    kernel::run(Options { capacity }, |tc| {
+    kernel::run(options(capacity), |tc| {
         let mut pair = Pair::new(tc, capacity);
         set_up(&mut pair);
         let tally = run(&mut pair, seed, 5000).unwrap_or_else(|why| panic!("{why}"));
@@ -217,7 +241,7 @@ fn a_difference_in_the_maps_would_be_seen() {
     const CHANGES: [(Change, &str); 3] =
         [(other_backend_ports, "bytes"), (other_rule_ids, "session"), (another_policy, "verdict")];
     let capacity = 1 << 14;
-    kernel::run(Options { capacity }, |tc| {
+    kernel::run(Options::tc(capacity), |tc| {
         for (change, what) in CHANGES {
             let mut pair = Pair::new(tc, capacity);
             set_up(&mut pair);

@@ -66,7 +66,7 @@ fn frames(drafts: impl Iterator<Item = Draft>) -> Vec<Vec<u8>> {
 
 #[test]
 fn two_cpus_never_give_out_the_same_port() {
-    kernel::run(Options { capacity: CAPACITY }, |tc| {
+    kernel::run(Options::tc(CAPACITY), |tc| {
         const FLOWS: u16 = 4000;
         // Two hosts with the same source ports, one remote, as many ports as flows.
         one_eip(tc, 2 * FLOWS);
@@ -88,7 +88,7 @@ fn two_cpus_never_give_out_the_same_port() {
 
 #[test]
 fn two_cpus_never_give_out_the_same_identification() {
-    kernel::run(Options { capacity: CAPACITY }, |tc| {
+    kernel::run(Options::tc(CAPACITY), |tc| {
         const PACKETS: u16 = 10_000;
         one_eip(tc, 100);
         // Two hosts with one EIP, one remote and the same identifications.
@@ -108,7 +108,7 @@ fn two_cpus_never_give_out_the_same_identification() {
 
 #[test]
 fn two_cpus_that_open_the_same_flow_open_one_session() {
-    kernel::run(Options { capacity: CAPACITY }, |tc| {
+    kernel::run(Options::tc(CAPACITY), |tc| {
         const FLOWS: u16 = 4000;
         one_eip(tc, 40_000);
         for ipv6 in [false, true] {
@@ -132,7 +132,7 @@ fn two_cpus_that_open_the_same_flow_open_one_session() {
 
 #[test]
 fn two_cpus_that_open_the_same_port_forward_open_one_session() {
-    kernel::run(Options { capacity: CAPACITY }, |tc| {
+    kernel::run(Options::tc(CAPACITY), |tc| {
         const FLOWS: u16 = 4000;
         tc.add(&NatRule::Fip {
             eip: prefix("203.0.113.14").0,
@@ -164,7 +164,7 @@ fn two_cpus_that_open_the_same_port_forward_open_one_session() {
 
 #[test]
 fn sessions_that_end_while_others_open_are_all_counted_out() {
-    kernel::run(Options { capacity: CAPACITY }, |tc| {
+    kernel::run(Options::tc(CAPACITY), |tc| {
         const FLOWS: u32 = 40_000;
         one_eip(tc, 40_000);
         let config = tc.config();

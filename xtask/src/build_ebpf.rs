@@ -98,6 +98,9 @@ fn rustflags(tools: &Toolset) -> OsString {
         "-Clink-arg=--btf".into(),
         // 32-bit arithmetic and compares: every kernel from 5.1 on has them.
         "-Ctarget-cpu=v3".into(),
+        // Without this every address in a frame is read and written byte by byte, and each byte has a
+        // place of its own on the stack. The verifier allows it where the machine does (x86-64, arm64).
+        "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".into(),
         linker,
     ];
     flags.join(&OsString::from("\x1f"))

@@ -165,7 +165,9 @@ fn program_names(object: &Path) -> Result<Vec<String>> {
         .with_context(|| format!("failed to read the object {}", object.display()))?;
     let contents = Contents::parse(&bytes)
         .with_context(|| format!("failed to read the object {}", object.display()))?;
-    Ok(contents.programs.into_iter().map(|program| program.name).collect())
+    // The XDP programs are loaded by the packet cases.
+    let loaded = contents.programs.into_iter().filter(|program| program.section != "xdp");
+    Ok(loaded.map(|program| program.name).collect())
 }
 
 /// One kernel, from its package to its report.

@@ -8,9 +8,10 @@ use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType};
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
     ABI_VERSION, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host,
-    Identification, Pool, Rule, Session, SnatKey,
+    Identification, Neighbor, Pool, Rule, Session, SnatKey, XdpFacts,
 };
 use gateway_common::tuple::Tuple;
+use gateway_common::verdict::NextHop;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -34,8 +35,8 @@ const fn layout<K, V>(name: &'static str, kind: MapType) -> Layout {
     Layout { name, kind, key_bytes: size_of::<K>(), value_bytes: size_of::<V>() }
 }
 
-const fn family<F: Family>(names: [&'static str; 7]) -> [Layout; 7] {
-    let [sessions, fips, dnats, snats, fragments, eips, hosts] = names;
+const fn family<F: Family>(names: [&'static str; 8]) -> [Layout; 8] {
+    let [sessions, fips, dnats, snats, fragments, eips, hosts, neighbors] = names;
     [
         layout::<Tuple<F>, Session<F>>(sessions, MapType::Hash),
         layout::<FipKey<F>, Fip<F>>(fips, MapType::Hash),
@@ -44,10 +45,11 @@ const fn family<F: Family>(names: [&'static str; 7]) -> [Layout; 7] {
         layout::<DatagramKey<F>, Datagram>(fragments, MapType::LruHash),
         layout::<F::Addr, Eip>(eips, MapType::Hash),
         layout::<F::Addr, Host>(hosts, MapType::Hash),
+        layout::<NextHop<F>, Neighbor>(neighbors, MapType::Hash),
     ]
 }
 
-const V4_MAPS: [Layout; 7] = family::<V4>([
+const V4_MAPS: [Layout; 8] = family::<V4>([
     "SESSIONS_V4",
     "FIPS_V4",
     "DNATS_V4",
@@ -55,8 +57,9 @@ const V4_MAPS: [Layout; 7] = family::<V4>([
     "FRAGMENTS_V4",
     "EIPS_V4",
     "HOSTS_V4",
+    "NEIGHBORS_V4",
 ]);
-const V6_MAPS: [Layout; 7] = family::<V6>([
+const V6_MAPS: [Layout; 8] = family::<V6>([
     "SESSIONS_V6",
     "FIPS_V6",
     "DNATS_V6",
@@ -64,13 +67,18 @@ const V6_MAPS: [Layout; 7] = family::<V6>([
     "FRAGMENTS_V6",
     "EIPS_V6",
     "HOSTS_V6",
+    "NEIGHBORS_V6",
 ]);
-const COMMON_MAPS: [Layout; 5] = [
+const COMMON_MAPS: [Layout; 8] = [
     layout::<u32, Config>("CONFIG", MapType::Array),
     layout::<u32, Rule>("RULES", MapType::Hash),
     layout::<u32, Counter>("RULE_COUNTERS", MapType::PerCpuArray),
     layout::<u32, Counter>("COUNTERS", MapType::PerCpuArray),
     layout::<u32, Identification>("IDENTIFICATIONS", MapType::Array),
+    layout::<u32, Counter>("XDP_COUNTERS", MapType::PerCpuArray),
+    layout::<u32, XdpFacts>("XDP_FACTS", MapType::Array),
+    // The value is the kernel's `struct bpf_devmap_val`: an interface and a program.
+    layout::<u32, [u32; 2]>("DEVICES", MapType::DevMapHash),
 ];
 
 /// The maps of a gateway.

@@ -4,9 +4,11 @@
 use aya::Pod;
 use gateway_common::family::{Address, Family};
 use gateway_common::records::{
-    Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host, Pool, Record, Rule, Session,
+    Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host, Neighbor, Pool, Record, Rule, Session,
+    XdpFacts,
 };
 use gateway_common::tuple::Tuple;
+use gateway_common::verdict::NextHop;
 use nix::libc;
 use nix::sys::socket::{LinkAddr, SockaddrLike as _};
 
@@ -34,7 +36,10 @@ macro_rules! pods {
 
 const fn is_record<T: Record>() {}
 
-pods!(Config, Counter, Eip, Host, Rule; Dnat, DnatKey, Fip, FipKey, Pool, Session, Tuple);
+pods!(
+    Config, Counter, Eip, Host, Neighbor, Rule, XdpFacts;
+    Dnat, DnatKey, Fip, FipKey, NextHop, Pool, Session, Tuple
+);
 
 /// An address as a key, or as part of the key of a longest-prefix trie.
 #[derive(Clone, Copy, Debug)]

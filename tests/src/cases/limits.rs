@@ -56,6 +56,17 @@ pub(super) fn two_hops_are_enough(gw: &mut Gateway<'_>) {
     assert_eq!(gw.inbound(packet).forwarded().decoded.ttl, 1);
 }
 
+pub(super) fn what_goes_no_further_is_not_counted(gw: &mut Gateway<'_>) {
+    let rule = gw.snat("10.0.1.0/24", &["203.0.113.10"])[0];
+    gw.outbound(udp(INSIDE, REMOTE)).forwarded();
+    let before = gw.sessions();
+    gw.outbound(udp(INSIDE, REMOTE).with_ttl(1)).passed(PassReason::TtlExpired);
+    let large = sized(gw, MTU + 1, INSIDE, REMOTE);
+    gw.outbound(large).dropped(DropReason::TooBig);
+    assert_eq!(gw.sessions(), before);
+    assert_eq!(gw.rule_counter(rule).packets, 1);
+}
+
 /// A datagram that makes an IP packet of `bytes`.
 fn sized(gw: &Gateway<'_>, bytes: u32, source: &str, destination: &str) -> Draft {
     let headers = if gw.is_ipv6() { 48 } else { 28 };

@@ -220,6 +220,7 @@ cases! {
         the_last_hop_inbound_is_dropped,
         the_last_hop_of_a_hairpin_is_dropped,
         two_hops_are_enough,
+        what_goes_no_further_is_not_counted,
         too_big_for_the_interface_is_dropped,
         just_as_big_as_the_interface_takes_is_forwarded,
         a_full_table_refuses_and_leaves_the_others_alone.room_for(4),

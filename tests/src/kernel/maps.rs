@@ -8,10 +8,11 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
-    Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host, Pool, Record,
-    Rule, Session, SnatKey, Ticks,
+    Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host, Neighbor, Pool,
+    Record, Rule, Session, SnatKey, Ticks, XdpFacts,
 };
 use gateway_common::tuple::Tuple;
+use gateway_common::verdict::NextHop;
 
 use super::take;
 use crate::harness::Store;
@@ -41,7 +42,10 @@ macro_rules! pods {
 
 const fn is_record<T: Record>() {}
 
-pods!(Config, Counter, Datagram, Eip, Host, Rule; DatagramKey, Dnat, DnatKey, Fip, FipKey, Pool, Session, Tuple);
+pods!(
+    Config, Counter, Datagram, Eip, Host, Neighbor, Rule, XdpFacts;
+    DatagramKey, Dnat, DnatKey, Fip, FipKey, NextHop, Pool, Session, Tuple
+);
 
 /// The maps of one family.
 pub(super) struct FamilyMaps<F: Notation> {

@@ -1,4 +1,4 @@
-//! `BPF_PROG_TEST_RUN` for socket buffers.
+//! `BPF_PROG_TEST_RUN` for socket buffers and XDP buffers.
 //!
 //! Not by aya's wrapper: that one does not let a frame arrive as `CHECKSUM_COMPLETE`.
 #![allow(unsafe_code, reason = "one system call")]
@@ -25,6 +25,10 @@ const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 
 /// Frames that a live run takes through the program before it sends them on.
 const BATCH: u32 = 64;
+/// Size of `struct xdp_md`, and where the fields are that the kernel takes from a caller.
+const XDP_CONTEXT_BYTES: usize = 24;
+const XDP_DATA_END_AT: usize = 4;
+const XDP_IFINDEX_AT: usize = 12;
 
 /// A frame, and how it arrives.
 pub(crate) struct Frame<'a> {
@@ -68,13 +72,13 @@ struct Attributes {
     padding: u32,
 }
 
-/// Runs a program once.
+/// Runs a TC program once.
 pub(crate) fn run(program: BorrowedFd<'_>, frame: &Frame<'_>) -> Result<Answer> {
     repeat(program, frame, 1).map(|(answer, _)| answer)
 }
 
-/// Runs a program `count` times in a row, each time on what the last run left of the frame. Returns the
-/// last answer, and the nanoseconds that a run took.
+/// Runs a TC program `count` times in a row, each time on what the last run left of the frame. Returns
+/// the last answer, and the nanoseconds that a run took.
 pub(crate) fn repeat(
     program: BorrowedFd<'_>,
     frame: &Frame<'_>,
@@ -87,6 +91,28 @@ pub(crate) fn repeat(
         put(GSO_SIZE_AT, bytes);
         put(GSO_SEGMENTS_AT, (frame.bytes.len() as u32).div_ceil(bytes));
     }
+    run_with(program, frame, &context, count)
+}
+
+/// Runs an XDP program `count` times, as [`repeat`] does.
+pub(crate) fn repeat_xdp(
+    program: BorrowedFd<'_>,
+    frame: &Frame<'_>,
+    count: u32,
+) -> Result<(Answer, u32)> {
+    let mut context = [0_u8; XDP_CONTEXT_BYTES];
+    let mut put = |at: usize, value: u32| context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    put(XDP_DATA_END_AT, frame.bytes.len() as u32);
+    put(XDP_IFINDEX_AT, frame.ifindex);
+    run_with(program, frame, &context, count)
+}
+
+fn run_with(
+    program: BorrowedFd<'_>,
+    frame: &Frame<'_>,
+    context: &[u8],
+    count: u32,
+) -> Result<(Answer, u32)> {
     let mut output = vec![0; frame.bytes.len() + 64];
     let mut attributes = Attributes {
         prog_fd: program.as_raw_fd() as u32,
@@ -95,7 +121,7 @@ pub(crate) fn repeat(
         data_in: frame.bytes.as_ptr() as u64,
         data_out: output.as_mut_ptr() as u64,
         repeat: count,
-        ctx_size_in: CONTEXT_BYTES as u32,
+        ctx_size_in: context.len() as u32,
         ctx_in: context.as_ptr() as u64,
         flags: if frame.checksum_complete { BPF_F_TEST_SKB_CHECKSUM_COMPLETE } else { 0 },
         ..Attributes::default()

@@ -40,7 +40,7 @@ pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
     for reason in DropReason::ALL {
         shown.push(counted(&maps, "drop", reason.as_str(), reason.help(), reason.counter())?);
     }
-    for reason in PassReason::ALL {
+    for reason in PassReason::ALL.iter().filter(|reason| !reason.is_of_xdp()) {
         shown.push(counted(&maps, "pass", reason.as_str(), reason.help(), reason.counter())?);
     }
     if options.show.json {
