@@ -156,9 +156,16 @@ pub fn parse<F: Family, P: Packet>(packet: &mut P, parsed: &mut Parsed<F>) -> Re
     if parsed.fragment != Fragment::Whole && !fragment::is_sound(packet, parsed) {
         return Err(DropReason::FragmentTiny.into());
     }
-    if parsed.fragment != Fragment::Later {
-        parse_transport(packet, parsed)?;
+    if parsed.fragment == Fragment::Later {
+        return header_ends(packet, parsed);
     }
+    parse_transport(packet, parsed)
+}
+
+/// Nothing of layer 4 is read, but the network header that says where it begins must be whole.
+#[inline(always)]
+fn header_ends<F: Family, P: Packet>(packet: &mut P, parsed: &Parsed<F>) -> Result<(), Exit> {
+    packet.at::<[u8; 0]>(usize::from(parsed.l4))?;
     Ok(())
 }
 
@@ -204,7 +211,7 @@ pub(crate) fn parse_ports<F: Family, P: Packet>(
             let icmp = *packet.at::<IcmpStart>(l4)?;
             return parse_icmp(parsed, &icmp);
         }
-        _ => return Ok(()),
+        _ => return header_ends(packet, parsed),
     };
     let ports = packet.at::<Ports>(l4)?;
     parsed.tuple.endpoints.source_port = ports.source.get();

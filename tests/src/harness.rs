@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod host;
+pub mod invariants;
 pub mod notation;
 pub mod pair;
 pub mod routes;

@@ -1,15 +1,14 @@
 //! Every packet case on the host, and in the kernel by `BPF_PROG_TEST_RUN`.
 
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use gateway_tests::build_packet::{end, unembed};
 use gateway_tests::cases::{CAPACITY, CASES, Case, Gateway};
-use gateway_tests::decode::{decode_whole, describe};
+use gateway_tests::decode::describe;
 use gateway_tests::harness::Backend;
 use gateway_tests::harness::host::Host;
-use gateway_tests::harness::routes::{EIPS, Links};
+use gateway_tests::harness::invariants::leak;
+use gateway_tests::harness::routes::Links;
 use gateway_tests::harness::traffic::{Traffic, rules};
 use gateway_tests::kernel::{self, Options};
 
@@ -94,30 +93,6 @@ fn every_case_in_the_kernel_over_both() {
 #[test]
 fn every_case_in_the_kernel_with_xdp_in_front_over_both() {
     run_in_kernel(Options::xdp);
-}
-
-/// Whether an address is one of the VPC, in either family.
-fn is_inside(address: IpAddr) -> bool {
-    matches!(unembed(address), IpAddr::V4(v4) if v4.octets()[0] == 10)
-}
-
-/// Says what is wrong with a packet that leaves by an interface.
-fn leak(frame: &[u8], egress: u32, links: &Links) -> Option<&'static str> {
-    let packet = decode_whole(frame).ok()?;
-    if egress == links.internal {
-        return (!is_inside(packet.destination)).then_some("an outside destination leaves inside");
-    }
-    if !EIPS.iter().any(|eip| unembed(packet.source) == end(eip).ip()) {
-        return Some("a source that is no EIP leaves outside");
-    }
-    let errors: &[u8] = if packet.source.is_ipv4() { &[3, 4, 11, 12] } else { &[1, 2, 3, 4] };
-    let (kind, ..) = packet.icmp.filter(|(kind, ..)| errors.contains(kind))?;
-    let quote = decode_whole(&[&frame[..14], packet.payload()].concat()).ok()?;
-    // The address that the error is sent to is no secret.
-    let named = [quote.source, quote.destination]
-        .iter()
-        .any(|address| is_inside(*address) && *address != packet.destination);
-    (kind != 0 && named).then_some("the quote of an error names an inside address outside")
 }
 
 #[test]

@@ -10,6 +10,8 @@
 //! | `demo` | real traffic through a gateway in network namespaces |
 //! | `bench` | how fast the gateway is, beside what users run today |
 //! | `verify` | other kernels in QEMU: programs loaded, packet cases run, instructions counted |
+//! | `fuzz` | libFuzzer on one of the targets |
+//! | `compliance` | the page about the RFCs, from its table |
 //! | `ci` | what CI runs |
 //!
 //! The verbs print plain steps, inherit the output of what they run, and end with an exit code that
@@ -20,8 +22,10 @@ mod build;
 mod build_ebpf;
 mod check;
 mod ci;
+mod compliance;
 mod console;
 mod demo;
+mod fuzz;
 mod interrupt;
 mod libtest;
 mod privilege;
@@ -54,6 +58,8 @@ enum Verb {
     Test(test::Options),
     Demo(demo::Options),
     Bench(bench::Options),
+    Fuzz(fuzz::Options),
+    Compliance(compliance::Options),
     Ci(ci::Options),
     Verify(verify::Options),
     /// The two ends of the round trip that `verify` makes inside a virtual machine
@@ -97,6 +103,8 @@ fn main() -> ExitCode {
         Verb::Test(options) => test::run(options),
         Verb::Demo(options) => demo::run(options),
         Verb::Bench(options) => bench::run(options),
+        Verb::Fuzz(options) => fuzz::run(options),
+        Verb::Compliance(options) => compliance::run(options),
         Verb::Ci(options) => ci::run(options),
         Verb::Verify(options) => verify::run(options),
         Verb::VerifyUdp(options) => verify::guest::run(options),

@@ -7,6 +7,8 @@
 //! | `packet` | packet cases on the host and in the kernel | root |
 //! | `netns` | end to end between network namespaces | root |
 //!
+//! `--nightly` makes the random tests long and ends with each fuzz target for ten minutes.
+//!
 //! The binaries are compiled as the user and run as root where their tier needs it, with
 //! `GATEWAY_REQUIRE_KERNEL=1`, so that no test skips itself for want of a privilege. The very last
 //! line is `N passed, N failed, N skipped`.
@@ -27,12 +29,15 @@ use crate::console::{self, Colour, Steps};
 use crate::libtest::{Reader, Tally};
 use crate::privilege::{self, Privilege};
 use crate::workspace::Workspace;
-use crate::{Exit, build, process, setup};
+use crate::{Exit, build, fuzz, process, setup};
 
 const STEPS: Steps = Steps::of("test");
 
 /// A binary that runs longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// At night.
+const NIGHTLY_LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 /// Runs tests, builds what they need, and sums up.
 #[derive(Args, Clone, Debug, Default)]
@@ -43,7 +48,16 @@ pub(crate) struct Options {
     /// Run only tests whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Lengths for a night: a million random packets and races, then each fuzz target for a while
+    #[arg(long)]
+    nightly: bool,
 }
+
+/// What the long tests read their lengths from, and what is right for a night.
+const NIGHTLY: [(&str, &str); 2] = [("DIFFERENTIAL_PACKETS", "1000000"), ("RACE_TRIES", "1000000")];
+
+/// How long each fuzz target runs at night.
+const NIGHTLY_FUZZ_SECONDS: u32 = 600;
 
 /// A group of tests with the same needs, cheapest first.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -106,18 +120,28 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let everything = options.tiers.is_empty() || options.tiers.contains(&Tier::All);
     let chosen = |tier: &Tier| everything || options.tiers.contains(tier);
     let tiers: Vec<Tier> = Tier::ORDER.into_iter().filter(chosen).collect();
-    let kernel = prepare(&workspace, &tiers)?;
+    let kernel = prepare(&workspace, &tiers, options.nightly)?;
     STEPS.say("compiling the tests ...");
     let binaries = binaries::compile(&workspace)?;
     let rows = tiers
         .into_iter()
         .map(|tier| run_tier(&workspace, tier, &binaries, kernel.as_ref(), &options))
         .collect::<Result<Vec<_>>>()?;
-    summarise(&rows)
+    let fuzzed = if options.nightly { fuzz(&workspace) } else { Ok(()) };
+    summarise(&rows)?;
+    fuzzed
+}
+
+/// Each fuzz target for a while; all of them, whatever one finds.
+fn fuzz(workspace: &Workspace) -> Result<()> {
+    let fuzzer = fuzz::build(workspace)?;
+    let hunt = |target| fuzz::hunt(workspace, &fuzzer, target, NIGHTLY_FUZZ_SECONDS, false);
+    let results = fuzz::Target::ALL.map(hunt);
+    results.into_iter().collect()
 }
 
 /// Checks and builds what the kernel tiers need, first what takes no time.
-fn prepare(workspace: &Workspace, tiers: &[Tier]) -> Result<Option<Kernel>> {
+fn prepare(workspace: &Workspace, tiers: &[Tier], nightly: bool) -> Result<Option<Kernel>> {
     let privilege = if tiers.iter().any(|tier| tier.needs_kernel()) {
         privilege::require_kernel(STEPS)?
     } else if tiers.contains(&Tier::Control) {
@@ -134,6 +158,9 @@ fn prepare(workspace: &Workspace, tiers: &[Tier]) -> Result<Option<Kernel>> {
     setup::ensure_programs()?;
     let mut variables = build::products(workspace)?.variables();
     variables.push(("GATEWAY_REQUIRE_KERNEL", "1".into()));
+    if nightly {
+        variables.extend(NIGHTLY.map(|(name, value)| (name, value.into())));
+    }
     Ok(Some(Kernel { privilege, variables }))
 }
 
@@ -145,6 +172,7 @@ fn run_tier(
     options: &Options,
 ) -> Result<Row> {
     let started = Instant::now();
+    let limit = if options.nightly { NIGHTLY_LIMIT } else { LIMIT };
     let mut row = Row { tier, tally: Tally::default(), elapsed: Duration::ZERO, broken: vec![] };
     let mine: Vec<_> = binaries.iter().filter(|binary| binary.tier() == tier).collect();
     if mine.is_empty() {
@@ -164,13 +192,13 @@ fn run_tier(
         if tier == Tier::Netns {
             command.arg("--test-threads=1");
         }
-        row.take(&binary.title(), execute(&mut command, |line| println!("{line}"))?);
+        row.take(&binary.title(), execute(&mut command, limit, |line| println!("{line}"))?);
     }
     if tier == Tier::Unit {
         STEPS.say("unit: documentation");
         let mut command = workspace.cargo();
         command.args(["test", "--doc", "--quiet", "--"]).args(&options.only);
-        row.take("documentation", execute(&mut command, |line| println!("{line}"))?);
+        row.take("documentation", execute(&mut command, limit, |line| println!("{line}"))?);
     }
     row.elapsed = started.elapsed();
     Ok(row)
@@ -199,7 +227,7 @@ struct Ended {
 }
 
 /// Runs a test binary, passes its lines on, and reads the results in them.
-fn execute(command: &mut Command, pass_on: impl Fn(&str)) -> Result<Ended> {
+fn execute(command: &mut Command, limit: Duration, pass_on: impl Fn(&str)) -> Result<Ended> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -216,7 +244,7 @@ fn execute(command: &mut Command, pass_on: impl Fn(&str)) -> Result<Ended> {
         }
     });
     let mut reader = Reader::default();
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + limit;
     let mut ended = None;
     loop {
         match lines.recv_timeout(Duration::from_millis(200)) {
@@ -236,7 +264,7 @@ fn execute(command: &mut Command, pass_on: impl Fn(&str)) -> Result<Ended> {
     let fault = match process::wait_within(grace, &mut child)? {
         Some(status) if status.success() => None,
         Some(status) => Some(status.to_string()),
-        None => Some(format!("killed after {}", console::seconds(LIMIT))),
+        None => Some(format!("killed after {}", console::seconds(limit))),
     };
     let tally = reader.tally();
     let silent = tally.is_none().then(|| "ended without a result".to_owned());
@@ -267,7 +295,7 @@ mod tests {
 
     fn shell(script: &str) -> Ended {
         // Printed, the result in it would count as one of the tests here.
-        execute(Command::new("sh").args(["-c", script]), |_| {}).unwrap()
+        execute(Command::new("sh").args(["-c", script]), LIMIT, |_| {}).unwrap()
     }
 
     const RESULT: &str = "echo 'test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured'";

@@ -103,6 +103,25 @@ pub(super) fn a_header_longer_than_the_frame_is_dropped(gw: &mut Gateway<'_>) {
     }
 }
 
+// Found by the fuzzer: nothing of layer 4 is read of these, so nothing noticed.
+pub(super) fn a_header_longer_than_the_frame_is_dropped_whatever_it_carries(gw: &mut Gateway<'_>) {
+    gw.fip("203.0.113.14", "10.0.1.5");
+    let [_, tail] = udp("10.0.1.5:4000", REMOTE).with_payload(&[0; 16]).fragments(16);
+    for packet in [other(99, "10.0.1.5", "198.51.100.7").with_payload(&[]), tail] {
+        let extensions = vec![(60, vec![1, 4, 0, 0, 0, 0])];
+        let packet = Draft { ipv4_options: vec![1; 8], extensions, ..packet };
+        let mut frame = gw.frame(Direction::Outbound, packet);
+        gw.send(Direction::Outbound, frame.clone()).forwarded();
+        if gw.is_ipv6() {
+            // The length of the first extension header in units of eight bytes beyond the first.
+            frame[14 + 40 + 1] = 9;
+        } else {
+            frame[14] = 0x4f;
+        }
+        gw.send(Direction::Outbound, frame).dropped(DropReason::Truncated);
+    }
+}
+
 pub(super) fn another_ether_type_is_left_to_the_kernel(gw: &mut Gateway<'_>) {
     gw.snat("10.0.1.0/24", &["203.0.113.10"]);
     // ARP, LLDP, 802.1X, MPLS, and a length as in IEEE 802.3.

@@ -3,6 +3,7 @@
 //! The numbers in the comments are the rows of the packet table in Kube-OVN's terms: who talks to
 //! whom, by which interface, with which address before and after.
 
+mod conformance;
 mod dnat;
 mod fip;
 mod fragments;
@@ -254,6 +255,17 @@ cases! {
         an_expired_session_without_ports_gives_way_before_the_sweep,
         sessions_opened_and_closed_are_counted,
     }
+    conformance {
+        every_kind_of_error_is_translated,
+        no_error_ends_an_open_connection,
+        every_kind_of_query_has_its_answer.ipv4_only(),
+        a_message_that_is_neither_query_nor_error_is_refused,
+        extensions_after_the_quote_stay_as_they_are,
+        both_sides_open_at_once,
+        tcp_and_udp_share_a_port,
+        external_ports_are_spread,
+        bytes_after_the_packet_are_not_looked_at,
+    }
     malformed {
         a_frame_cut_inside_a_header_is_dropped,
         a_cut_frame_opens_no_session,
@@ -262,6 +274,7 @@ cases! {
         a_wrong_version_is_dropped,
         a_short_header_length_is_dropped.ipv4_only(),
         a_header_longer_than_the_frame_is_dropped.ipv4_only(),
+        a_header_longer_than_the_frame_is_dropped_whatever_it_carries,
         another_ether_type_is_left_to_the_kernel,
         a_vlan_tag_is_left_to_the_kernel,
         frames_to_others_are_left_to_the_kernel,

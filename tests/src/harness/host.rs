@@ -29,7 +29,7 @@ const NOW: u32 = 0x0100_0000;
 const ORPHAN_TICKS: u32 = ticks_from_secs(10);
 
 /// The data path on the host.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Host {
     /// Maps of IPv4.
     pub v4: SimTables<V4>,

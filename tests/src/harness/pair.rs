@@ -9,9 +9,10 @@ use gateway_common::tuple::Direction;
 use gateway_common::verdict::DropReason;
 
 use super::host::Host;
+use super::invariants::is_sound;
 use super::notation::{Entry, Flow, Notation, flow};
 use super::{Backend, Outcome, accounts};
-use crate::decode::{Decoded, decode, decode_whole, describe};
+use crate::decode::{Decoded, decode_whole, describe};
 use crate::kernel::Tc;
 use crate::sim::{Choice, Random, SimTables};
 
@@ -142,11 +143,6 @@ impl<'a> Pair<'a> {
             only(&host, &kernel)
         ))
     }
-}
-
-/// Whether all lengths and checksums of a frame are right, in the eyes of the test's own decoder.
-fn is_sound(frame: &[u8]) -> bool {
-    decode(frame).is_ok_and(|packet| packet.faults.is_empty())
 }
 
 fn passed_over<F: Notation>(tables: &SimTables<F>) -> Result<(), String> {

@@ -15,28 +15,58 @@ use crate::decode::decode;
 /// How many forwarded frames are remembered, to be answered and complained about.
 const MEMORY: usize = 512;
 
-/// A generator of random numbers (xorshift64*).
+/// A source of decisions: random numbers, or the bytes of a fuzzer.
 #[derive(Clone, Debug)]
-pub struct Dice(u64);
+pub struct Dice(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    /// The state of a generator of random numbers (xorshift64*).
+    Seed(u64),
+    /// What is left of an input.
+    Input(std::collections::VecDeque<u8>),
+}
 
 impl Dice {
     /// A generator that gives the same numbers for the same seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Self(Source::Seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1))
     }
 
-    /// The next number.
+    /// Numbers out of an input, and 0 when it has been used up. Each decision takes as few bytes as
+    /// it needs, so that a changed byte changes one decision.
+    #[must_use]
+    pub fn of(input: &[u8]) -> Self {
+        Self(Source::Input(input.iter().copied().collect()))
+    }
+
+    /// Whether an input has been used up.
+    #[must_use]
+    pub fn is_used_up(&self) -> bool {
+        matches!(&self.0, Source::Input(left) if left.is_empty())
+    }
+
+    /// The next number; of an input, two bytes of it.
     pub fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+        match &mut self.0 {
+            Source::Seed(state) => {
+                *state ^= *state >> 12;
+                *state ^= *state << 25;
+                *state ^= *state >> 27;
+                state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+            }
+            Source::Input(left) => take(left, 2),
+        }
     }
 
     /// A number below `limit`.
     pub fn below(&mut self, limit: usize) -> usize {
-        (self.roll() % limit as u64) as usize
+        let number = match &mut self.0 {
+            Source::Input(left) if limit <= 256 => take(left, 1),
+            Source::Seed(_) | Source::Input(_) => self.roll(),
+        };
+        (number % limit as u64) as usize
     }
 
     /// True in `percent` of 100 cases.
@@ -48,6 +78,10 @@ impl Dice {
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
+}
+
+fn take(input: &mut std::collections::VecDeque<u8>, bytes: usize) -> u64 {
+    (0..bytes).fold(0, |number, _| number << 8 | u64::from(input.pop_front().unwrap_or(0)))
 }
 
 const INSIDE: &[&str] =
@@ -132,7 +166,13 @@ impl Traffic {
     /// Frames that depend on the seed and on what is [learned](Traffic::learn).
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { dice: Dice::new(seed), forwarded: Vec::new(), sent: Vec::new(), pending: Vec::new() }
+        Self::of(Dice::new(seed))
+    }
+
+    /// Frames that depend on these decisions and on what is [learned](Traffic::learn).
+    #[must_use]
+    pub fn of(dice: Dice) -> Self {
+        Self { dice, forwarded: Vec::new(), sent: Vec::new(), pending: Vec::new() }
     }
 
     /// The source of randomness.

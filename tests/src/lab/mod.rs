@@ -5,6 +5,7 @@ pub mod capture;
 pub mod checks;
 pub mod cleanup;
 pub mod echo;
+pub mod flood;
 pub mod frr;
 pub mod gateway;
 pub mod http;

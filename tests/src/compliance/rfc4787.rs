@@ -1,0 +1,89 @@
+use super::{Document, Requirement, may, must, should};
+
+pub(super) const DOCUMENT: Document =
+    Document { rfc: 4787, title: "NAT behaviour for unicast UDP", requirements: REQUIREMENTS };
+
+const REQUIREMENTS: &[Requirement] = &[
+    must("REQ-1", "Endpoint-independent mapping").not_met(
+        "Mapping depends on the remote endpoint, as in Linux: 64 512 flows per EIP and remote \
+         endpoint and not per EIP. This is the density that a gateway with few EIPs is for.",
+    ),
+    should("REQ-2", "Paired pooling: one internal address uses one EIP of a pool").met(&[
+        "snat::a_source_stays_with_its_member_of_the_pool",
+        "snat::the_members_of_a_pool_share_the_sources",
+        "ports::a_pool_overflows_to_its_other_members_before_it_refuses",
+    ]).because("Until the ports of that EIP towards a remote endpoint are used up: then the next one."),
+    must("REQ-3", "No port overloading").not_met(
+        "Belongs to REQ-1: one external port serves several remote endpoints at a time. Never two \
+         flows to the same one.",
+    ),
+    should("REQ-3a", "A source port below 1024 stays below, one from 1024 stays there")
+        .met(&["ports::each_class_of_source_ports_is_kept", "hairpin::the_class_of_the_source_port_is_kept"])
+        .because("Three classes as in Linux: below 512, below 1024, from 1024."),
+    should("REQ-4", "Port parity is kept").not_met(
+        "RFC 7857 section 8 makes this optional: it was for RTP without `a=rtcp`, and it halves the \
+         ports to choose from.",
+    ),
+    must("REQ-5", "A mapping lives at least two minutes")
+        .met(&["life::each_protocol_has_its_own_patience", "life::an_idle_session_ends_and_a_live_one_stays"]),
+    may("REQ-5a", "Shorter for well-known destination ports").not_met("One timeout for all ports."),
+    may("REQ-5b", "The timeout can be configured")
+        .not_met("The record in the maps has it; nothing sets it yet."),
+    should("REQ-5c", "Five minutes by default")
+        .partly(&["life::an_idle_session_ends_and_a_live_one_stays"])
+        .because("300 s once both sides have sent, 120 s before: a scan must not fill the table."),
+    must("REQ-6", "A packet from inside refreshes the mapping")
+        .met(&["life::an_idle_session_ends_and_a_live_one_stays"]),
+    may("REQ-6a", "A packet from outside refreshes it")
+        .met(&["life::an_idle_session_ends_and_a_live_one_stays"]),
+    must("REQ-7", "Inside and outside addresses do not conflict, or it works all the same")
+        .met(&["control::every_mistake_is_one_error_and_leaves_the_rest_alone"])
+        .because("Addresses are configured; an EIP inside a VPC network is rejected by name."),
+    should("REQ-8", "Endpoint-independent or address-dependent filtering")
+        .not_met("Filtering depends on address and port, as mapping does.")
+        ,
+    must("REQ-9", "Hairpinning").met(&[
+        "hairpin::a_plain_host_reaches_a_floating_ip",
+        "hairpin::a_plain_host_reaches_a_port_forward",
+        "hairpin::two_floating_ip_hosts_reach_each_other_without_state",
+        "netns_packet_table::the_packet_table_holds_over_veth",
+    ]),
+    must("REQ-9a", "With the external address and port as source").met(&[
+        "hairpin::a_plain_host_reaches_a_port_forward",
+        "hairpin::a_floating_ip_host_reaches_a_port_forward_with_its_own_eip",
+        "hairpin::two_plain_hosts_with_one_source_port_are_told_apart",
+    ]),
+    should("REQ-10", "No application gateways for UDP").met(&[]).because("There are none."),
+    should("REQ-10a", "Each can be switched off").does_not_apply("There are none."),
+    must("REQ-11", "Behaviour does not change under load or over time").met(&[
+        "ports::exhaustion_leaves_open_sessions_alone",
+        "ports::a_range_is_used_to_the_last_port",
+        "ports::an_exhausted_range_refuses_and_other_remotes_go_on",
+        "netns_robustness::a_port_range_fills_to_the_last_port_and_then_refuses_without_a_leak",
+    ]),
+    must("REQ-12", "No ICMP message ends a mapping").met(&[
+        "icmp_errors::an_error_neither_counts_nor_refreshes",
+        "icmp_errors::an_error_from_outside_reaches_the_host_inside",
+    ]),
+    should("REQ-12a", "ICMP is not filtered by its source")
+        .met(&["icmp_errors::an_error_from_outside_reaches_the_host_inside"]),
+    should("REQ-12b", "Destination unreachable is translated").met(&[
+        "icmp_errors::an_error_from_outside_reaches_the_host_inside",
+        "icmp_errors::an_error_from_inside_comes_from_the_eip",
+    ]),
+    must("REQ-13", "Too big with DF from inside: fragmentation needed goes back")
+        .not_met("Such a packet is dropped and counted as `too_big`, without an answer."),
+    must("REQ-13a", "Too big without DF: fragmented, in order")
+        .not_met("Such a packet is dropped and counted as `too_big`."),
+    must("REQ-14", "Fragments are received in order and out of order")
+        .partly(&[
+            "fragments::fragments_leave_with_the_eip_and_those_of_the_answer_come_back",
+            "fragments::fragments_reach_a_port_forward",
+            "fragments::fragments_turn_round_in_a_hairpin",
+            "fip::fragments_pass_both_ways_and_reassemble",
+        ])
+        .because("In order, by tracking the first. A later fragment before the first is dropped."),
+    must("REQ-14a", "A flood of fragments does not hurt whole packets")
+        .partly(&[])
+        .because("Whole packets never look at the fragment store; no test floods it yet."),
+];
