@@ -7,7 +7,7 @@ use crate::{
     family::{Address, Family},
     parse::PortFields,
     pipeline::Passage,
-    records::{Config, DnatKey, FipKey, HAIRPIN, Unmatched},
+    records::{Balance, Config, DnatKey, FipKey, HAIRPIN, Unmatched},
     tables::{Route, RouteQuery, Tables},
     tuple::Direction,
     verdict::{DropReason, Exit, PassReason},
@@ -72,13 +72,40 @@ fn redirect<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Target 
         protocol: parsed.tuple.protocol,
         zero: 0,
     };
-    let Some(backend) = passage.tables.dnat(&key) else {
+    let Some(dnat) = passage.tables.dnat(&key) else {
         return Target::Itself;
     };
+    rewrite.endpoints.destination.set(&dnat.address);
+    rewrite.endpoints.destination_port = dnat.port;
+    rewrite.rule = dnat.rule;
+    match Balance::from_u16(dnat.balance) {
+        None | Some(Balance::Exclusive) => {}
+        Some(Balance::Random) => balance(passage, &key, false),
+        Some(Balance::ClientAddress) => balance(passage, &key, true),
+    }
+    Target::Dnat
+}
+
+/// Chooses among the backends of a shared port. The session pins the choice.
+///
+/// The record of the port names a backend too, so that a packet which meets the change to an
+/// exclusive port, whose slots are gone, still finds one.
+// A function of its own for its stack frame.
+#[inline(never)]
+fn balance<F: Family, T: Tables<F>>(
+    passage: &mut Passage<'_, F, T>,
+    key: &DnatKey<F>,
+    by_client: bool,
+) {
+    let client = &passage.work.parsed.tuple.endpoints.source;
+    let hash = if by_client { client.spread() } else { passage.tables.draw(key) };
+    let Some((rule, backend)) = passage.tables.backend(key, hash) else {
+        return;
+    };
+    let rewrite = &mut passage.work.rewrite;
     rewrite.endpoints.destination.set(&backend.address);
     rewrite.endpoints.destination_port = backend.port;
-    rewrite.rule = backend.rule;
-    Target::Dnat
+    rewrite.rule = rule;
 }
 
 /// From the VPC: to the outside, or back into the VPC through an EIP (RFC 4787 REQ-9).

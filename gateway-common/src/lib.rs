@@ -21,6 +21,7 @@
 //! | [`checksum`], [`translate`], [`icmp_error`] | the new bytes |
 //! | [`forward`], [`neighbor`], [`verdict`] | where the packet goes, or why it does not |
 //! | [`pipeline`] | all of the above in one page |
+//! | [`share`] | the backends of shared ports |
 //! | [`expire`] | when a session ends |
 //!
 //! # Byte order
@@ -50,6 +51,7 @@ pub mod parse;
 pub mod pipeline;
 pub mod records;
 pub mod session;
+pub mod share;
 pub mod tables;
 pub mod translate;
 pub mod tuple;

@@ -4,6 +4,7 @@
 //! has written reads as zeros and means "not configured".
 
 pub use crate::neighbor::{Neighbor, USED_TICKS, XdpFacts};
+pub use crate::share::{BACKEND_SLOTS, Backend, Balance, Draining, RuleState, Slots};
 use crate::{
     family::{Address, Family, V4, V6},
     tuple::{Direction, Endpoints, Tuple},
@@ -267,12 +268,12 @@ pub struct DnatKey<F: Family> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(4))]
 pub struct Dnat<F: Family> {
-    /// Inside address.
+    /// Inside address. Of a shared port one of its backends, for whoever finds the slot table gone.
     pub address: F::Addr,
     /// Inside port.
     pub port: u16,
-    /// Zero.
-    pub zero: u16,
+    /// A [`Balance`].
+    pub balance: u16,
     /// Id of the rule, a key of `RULES`.
     pub rule: u32,
 }
@@ -441,8 +442,10 @@ pub struct Rule {
     pub kind: u8,
     /// How many bytes of [`Rule::name`] are in use.
     pub name_length: u8,
+    /// A [`RuleState`].
+    pub state: u8,
     /// Zero.
-    pub zero: u16,
+    pub zero: u8,
     /// Name of the object, cut at [`RULE_NAME_BYTES`].
     pub name: [u8; RULE_NAME_BYTES],
 }
@@ -482,7 +485,9 @@ records! {
     Timeouts = 28;
     HostLimits = 4 4 4;
     Config = 4 4 4 4 4 4 2 2 2 1 1 28 12;
-    Rule = 1 1 2 60;
+    Rule = 1 1 1 1 60;
+    Draining = 4 4;
+    Slots = 2048;
     Counter = 8 8;
     Eip = 8 8 8 32;
     Host = 8 4 4;
@@ -504,6 +509,8 @@ records! {
     DnatKey<V6> = 16 2 1 1;
     Dnat<V4> = 4 2 2 4;
     Dnat<V6> = 16 2 2 4;
+    Backend<V4> = 8 4 2 2;
+    Backend<V6> = 20 16 2 2;
     SnatKey<V4> = 4 4;
     SnatKey<V6> = 4 16;
     PoolMember<V4> = 4 4;

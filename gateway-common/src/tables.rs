@@ -4,7 +4,8 @@ use crate::{
     family::Family,
     mapping::PortWalk,
     records::{
-        Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, Host, PoolMember, Session, Ticks,
+        Backend, Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, Host, PoolMember, Session,
+        Ticks,
     },
     tuple::Tuple,
     verdict::NextHop,
@@ -107,6 +108,12 @@ pub trait Tables<F: Family> {
 
     /// The DNAT rule of `key`.
     fn dnat(&mut self, key: &DnatKey<F>) -> Option<&Dnat<F>>;
+
+    /// The backend in the slot of the shared port `key` that `hash` falls into, and its rule.
+    fn backend(&mut self, key: &DnatKey<F>, hash: u32) -> Option<(u32, &Backend<F>)>;
+
+    /// A random number, for [`Tables::backend`].
+    fn draw(&mut self, key: &DnatKey<F>) -> u32;
 
     /// The EIP that `source` uses at its `turn`-th choice, by the longest prefix that covers it.
     fn snat(&mut self, source: &F::Addr, turn: u32) -> Option<PoolMember<F>>;

@@ -1,5 +1,7 @@
 //! The maps, and [`Tables`] over them and the kernel's routing table.
 
+mod family;
+
 use core::{
     ffi::c_void,
     intrinsics::{AtomicOrdering, atomic_xadd},
@@ -10,8 +12,7 @@ use aya_ebpf::{
     bindings::{
         BPF_ANY, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
         BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNSUPP_LWT,
-        BPF_NOEXIST, bpf_fib_lookup as FibParameters, bpf_redir_neigh,
-        bpf_redir_neigh__bindgen_ty_1,
+        BPF_NOEXIST, bpf_fib_lookup as FibParameters,
     },
     btf_maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
     helpers::generated::{
@@ -21,13 +22,14 @@ use aya_ebpf::{
 };
 use gateway_common::{
     accounting,
-    family::{Family, Ipv4, Ipv6, V4, V6},
+    family::{Family, V4, V6},
     fragment,
     mapping::PortWalk,
     pipeline::Work,
     records::{
-        Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host,
-        Identification, Neighbor, Pool, PoolMember, Rule, Session, Ticks, USED_TICKS, XdpFacts,
+        Backend, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Draining, Eip, Fip, FipKey,
+        Host, Identification, Neighbor, Pool, PoolMember, Rule, Session, Slots, Ticks, USED_TICKS,
+        XdpFacts,
     },
     session::elapsed,
     tables::{ClaimError, EipEvent, Route, RouteQuery, Tables},
@@ -35,6 +37,7 @@ use gateway_common::{
     verdict::{COUNTERS as COUNTER_SLOTS, NextHop, Tries},
 };
 
+pub(crate) use self::family::Maps;
 use crate::users;
 
 /// Default size of a session map: two entries for each of 262 144 flows, as many as conntrack takes
@@ -50,6 +53,9 @@ const RULE_ENTRIES: usize = 1 << 17;
 
 /// Most SNAT source prefixes.
 const PREFIX_ENTRIES: usize = 1 << 14;
+
+/// Most shared ports of DNAT rules.
+const SHARED_ENTRIES: usize = 1 << 14;
 
 /// Most exhausted port ranges that are remembered; the oldest are forgotten first.
 const EXHAUSTED_ENTRIES: usize = 4096;
@@ -73,6 +79,8 @@ type Fips<F> = HashMap<FipKey<F>, Fip<F>, RULE_ENTRIES, ON_DEMAND>;
 type Dnats<F> = HashMap<DnatKey<F>, Dnat<F>, RULE_ENTRIES, ON_DEMAND>;
 type Eips<F> = HashMap<<F as Family>::Addr, Eip, RULE_ENTRIES, ON_DEMAND>;
 type Hosts<F> = HashMap<<F as Family>::Addr, Host, HOST_ENTRIES, ON_DEMAND>;
+type SlotTables<F> = HashMap<DnatKey<F>, Slots, SHARED_ENTRIES, ON_DEMAND>;
+type Backends<F> = HashMap<u32, Backend<F>, RULE_ENTRIES, ON_DEMAND>;
 type Exhausted<F> = LruHashMap<Tuple<F>, Ticks, EXHAUSTED_ENTRIES>;
 type Fragments<F> = LruHashMap<DatagramKey<F>, Datagram, FRAGMENT_ENTRIES>;
 type Neighbors<F> = HashMap<NextHop<F>, Neighbor, NEIGHBOR_ENTRIES, ON_DEMAND>;
@@ -92,6 +100,14 @@ static FIPS_V6: Fips<V6> = HashMap::new();
 static DNATS_V4: Dnats<V4> = HashMap::new();
 #[btf_map]
 static DNATS_V6: Dnats<V6> = HashMap::new();
+#[btf_map]
+static SLOTS_V4: SlotTables<V4> = HashMap::new();
+#[btf_map]
+static SLOTS_V6: SlotTables<V6> = HashMap::new();
+#[btf_map]
+static BACKENDS_V4: Backends<V4> = HashMap::new();
+#[btf_map]
+static BACKENDS_V6: Backends<V6> = HashMap::new();
 #[btf_map]
 static SNATS_V4: Snats<V4> = LpmTrie::new();
 #[btf_map]
@@ -119,6 +135,8 @@ static IDENTIFICATIONS: Array<Identification, { fragment::COUNTERS as usize }> =
 static PORTS: Array<u8, { 1 << 16 }> = Array::new();
 #[btf_map]
 static RULES: HashMap<u32, Rule, RULE_ENTRIES, ON_DEMAND> = HashMap::new();
+#[btf_map]
+static DRAINING: HashMap<u32, Draining, RULE_ENTRIES, ON_DEMAND> = HashMap::new();
 #[btf_map]
 static RULE_COUNTERS: PerCpuArray<Counter, RULE_ENTRIES> = PerCpuArray::new();
 #[btf_map]
@@ -198,10 +216,20 @@ pub(crate) fn redirect(ifindex: u32) -> Option<u32> {
     DEVICES.redirect(ifindex, 0).ok()
 }
 
-/// Whether a rule of this id is active.
+/// The state of rule `rule`; `None` if there is no such rule.
 #[inline(always)]
-pub(crate) fn rule_exists(rule: u32) -> bool {
-    RULES.get_ptr(rule).is_some()
+pub(crate) fn rule_state(rule: u32) -> Option<u8> {
+    // SAFETY: the entry stays readable until the program ends (RCU); only user space writes it.
+    RULES.get_ptr(rule).map(|rule| unsafe { (*rule).state })
+}
+
+/// Counts a session of a rule that is draining.
+#[inline(always)]
+pub(crate) fn count_draining(rule: u32) {
+    if let Some(draining) = DRAINING.get_ptr_mut(rule) {
+        // SAFETY: user space lets one sweep run at a time, and writes between them.
+        unsafe { (*draining).met += 1 };
+    }
 }
 
 #[inline(always)]
@@ -212,93 +240,6 @@ fn add(counter: Option<*mut Counter>, bytes: u32) {
             (*counter).packets += 1;
             (*counter).bytes += u64::from(bytes);
         }
-    }
-}
-
-/// A family's maps, and its addresses in the kernel's structures.
-pub(crate) trait Maps: Family {
-    const SESSIONS: &'static Sessions<Self>;
-    const FIPS: &'static Fips<Self>;
-    const DNATS: &'static Dnats<Self>;
-    const SNATS: &'static Snats<Self>;
-    const EIPS: &'static Eips<Self>;
-    const HOSTS: &'static Hosts<Self>;
-    const EXHAUSTED: &'static Exhausted<Self>;
-    const FRAGMENTS: &'static Fragments<Self>;
-    const WORK: &'static PerCpuArray<Work<Self>, 1>;
-    /// `AF_INET` or `AF_INET6`.
-    const AF: u8;
-
-    /// Puts the question into `parameters`.
-    fn ask(parameters: &mut FibParameters, source: &Self::Addr, destination: &Self::Addr);
-
-    /// Takes the next hop out of the answer.
-    fn answer(parameters: &FibParameters) -> Self::Addr;
-
-    /// The next hop as `bpf_redirect_neigh` takes it.
-    fn neighbor(address: Self::Addr) -> bpf_redir_neigh;
-}
-
-impl Maps for V4 {
-    const SESSIONS: &'static Sessions<V4> = &SESSIONS_V4;
-    const FIPS: &'static Fips<V4> = &FIPS_V4;
-    const DNATS: &'static Dnats<V4> = &DNATS_V4;
-    const SNATS: &'static Snats<V4> = &SNATS_V4;
-    const EIPS: &'static Eips<V4> = &EIPS_V4;
-    const HOSTS: &'static Hosts<V4> = &HOSTS_V4;
-    const EXHAUSTED: &'static Exhausted<V4> = &EXHAUSTED_V4;
-    const FRAGMENTS: &'static Fragments<V4> = &FRAGMENTS_V4;
-    const WORK: &'static PerCpuArray<Work<V4>, 1> = &WORK_V4;
-    const AF: u8 = 2;
-
-    #[inline(always)]
-    fn ask(parameters: &mut FibParameters, source: &Ipv4, destination: &Ipv4) {
-        parameters.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source.octets);
-        parameters.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination.octets);
-    }
-
-    #[inline(always)]
-    fn answer(parameters: &FibParameters) -> Ipv4 {
-        // SAFETY: every bit pattern is a value of either member.
-        Ipv4 { octets: unsafe { parameters.__bindgen_anon_4.ipv4_dst }.to_ne_bytes() }
-    }
-
-    #[inline(always)]
-    fn neighbor(address: Ipv4) -> bpf_redir_neigh {
-        let mut nexthop = bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] };
-        nexthop.ipv4_nh = u32::from_ne_bytes(address.octets);
-        bpf_redir_neigh { nh_family: u32::from(Self::AF), __bindgen_anon_1: nexthop }
-    }
-}
-
-impl Maps for V6 {
-    const SESSIONS: &'static Sessions<V6> = &SESSIONS_V6;
-    const FIPS: &'static Fips<V6> = &FIPS_V6;
-    const DNATS: &'static Dnats<V6> = &DNATS_V6;
-    const SNATS: &'static Snats<V6> = &SNATS_V6;
-    const EIPS: &'static Eips<V6> = &EIPS_V6;
-    const HOSTS: &'static Hosts<V6> = &HOSTS_V6;
-    const EXHAUSTED: &'static Exhausted<V6> = &EXHAUSTED_V6;
-    const FRAGMENTS: &'static Fragments<V6> = &FRAGMENTS_V6;
-    const WORK: &'static PerCpuArray<Work<V6>, 1> = &WORK_V6;
-    const AF: u8 = 10;
-
-    #[inline(always)]
-    fn ask(parameters: &mut FibParameters, source: &Ipv6, destination: &Ipv6) {
-        parameters.__bindgen_anon_3.ipv6_src = source.words();
-        parameters.__bindgen_anon_4.ipv6_dst = destination.words();
-    }
-
-    #[inline(always)]
-    fn answer(parameters: &FibParameters) -> Ipv6 {
-        // SAFETY: every bit pattern is a value of either member.
-        Ipv6::from_words(unsafe { parameters.__bindgen_anon_4.ipv6_dst })
-    }
-
-    #[inline(always)]
-    fn neighbor(address: Ipv6) -> bpf_redir_neigh {
-        let nexthop = bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: address.words() };
-        bpf_redir_neigh { nh_family: u32::from(Self::AF), __bindgen_anon_1: nexthop }
     }
 }
 
@@ -507,6 +448,19 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
     fn dnat(&mut self, key: &DnatKey<F>) -> Option<&Dnat<F>> {
         // SAFETY: as in `fip`.
         unsafe { F::DNATS.get(key) }
+    }
+
+    #[inline(always)]
+    fn backend(&mut self, key: &DnatKey<F>, hash: u32) -> Option<(u32, &Backend<F>)> {
+        // SAFETY: as in `fip`.
+        let rule = unsafe { F::SLOTS.get(key) }?.rule(hash);
+        // SAFETY: as in `fip`.
+        Some((rule, unsafe { F::BACKENDS.get(rule) }?))
+    }
+
+    #[inline(always)]
+    fn draw(&mut self, _key: &DnatKey<F>) -> u32 {
+        self.random()
     }
 
     #[inline(always)]

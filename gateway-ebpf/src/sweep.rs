@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::{bpf_for_each_map_elem, bpf_ktime_get_coarse_ns};
 use gateway_common::{
     accounting, expire,
-    records::{ORIGINAL, Session, ticks_from_ns, ticks_from_secs},
+    records::{ORIGINAL, RuleState, Session, ticks_from_ns, ticks_from_secs},
     session::elapsed,
     tuple::Tuple,
     verdict::SESSIONS_CLOSED,
@@ -67,9 +67,13 @@ fn is_over<F: Maps>(key: &Tuple<F>, session: &Session<F>) -> bool {
         let idle = elapsed(now, session.last_seen);
         return opposite.is_none() && idle > ORPHAN_TICKS && idle < u32::MAX / 2;
     }
-    if session.rule != 0 && !maps::rule_exists(session.rule) {
-        return true;
-    }
+    let state = match session.rule {
+        0 => RuleState::Active as u8,
+        rule => match maps::rule_state(rule) {
+            Some(state) => state,
+            None => return true,
+        },
+    };
     let Some(config) = maps::config() else {
         return false;
     };
@@ -78,5 +82,12 @@ fn is_over<F: Maps>(key: &Tuple<F>, session: &Session<F>) -> bool {
         Some(reply) => unsafe { &*reply },
         None => session,
     };
-    expire::is_expired(key.protocol, key.direction, session, reply, &config.timeouts, now)
+    let (protocol, direction) = (key.protocol, key.direction);
+    if expire::is_expired(protocol, direction, session, reply, &config.timeouts, now) {
+        return true;
+    }
+    if state == RuleState::Draining as u8 {
+        maps::count_draining(session.rule);
+    }
+    false
 }

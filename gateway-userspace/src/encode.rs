@@ -1,29 +1,37 @@
 //! [`DesiredState`] to [`MapImage`]: what the maps shall hold.
 //!
 //! A rule that is in the live image with the same content keeps its id there, so its sessions and
-//! its counters stay; every other rule gets the lowest id that nobody has or had a moment ago.
+//! its counters stay; every other rule gets the lowest id that nobody has or had a moment ago. A
+//! backend that goes while its port is still shared stays in the image without a slot: it drains.
 //! Encoding the same state again gives the same image, generation included.
+
+mod share;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use gateway_common::family::{V4, V6};
 use gateway_common::records::{
-    ABI_VERSION, Config, Dnat, DnatKey, Fip, FipKey, HostLimits, POOL_MEMBERS, PoolMember, SnatKey,
-    Timeouts, Unmatched,
+    ABI_VERSION, BACKEND_SLOTS, Balance, Config, Dnat, DnatKey, Fip, FipKey, HostLimits,
+    POOL_MEMBERS, PoolMember, Rule, RuleState, SnatKey, Timeouts, Unmatched,
 };
 use gateway_common::tuple::Direction;
 use gateway_common::wire::transport::{TCP, UDP};
 use ipnet::IpNet;
 
-use crate::desired::{DesiredState, Owner, Protocol};
-use crate::image::{Addressing, Content, Identity, MapImage, members, rule_name, rule_record};
+use crate::desired::{self, DesiredState, Owner, Protocol, Sharing};
+use crate::image::{
+    Addressing, Content, Identity, MapImage, is_draining, members, rule_name, rule_record,
+};
 
 /// Rule ids are below this, because `RULE_COUNTERS` has this many slots.
 pub const RULE_IDS: u32 = 1 << 17;
 
 /// Most entries of `DNATS_V4`, and of each of the maps of its kind.
 pub const RULE_ENTRIES: usize = 1 << 17;
+
+/// Most entries of `SLOTS_V4` and `SLOTS_V6`.
+pub const SHARED_ENTRIES: usize = 1 << 14;
 
 /// Most entries of `SNATS_V4` and `SNATS_V6`.
 pub const PREFIX_ENTRIES: usize = 1 << 14;
@@ -87,6 +95,14 @@ pub enum Overflow {
         /// The source prefix.
         source_prefix: IpNet,
     },
+    /// Too many backends of one port.
+    #[error("{owner}: {port} already has {BACKEND_SLOTS} backends, the most there can be")]
+    Backends {
+        /// The object.
+        owner: String,
+        /// The port.
+        port: String,
+    },
     /// A map is full.
     #[error("{owner}: no room for it, {map} takes {limit}")]
     Map {
@@ -132,6 +148,7 @@ pub fn encode(
 ) -> Encoded {
     let mut encoder = Encoder {
         ids: Ids { live, retired, next: 1 },
+        shared: share::backends_by_port(live),
         image: MapImage::default(),
         overflows: Vec::new(),
     };
@@ -172,7 +189,8 @@ struct Ids<'a> {
 impl Ids<'_> {
     /// The id of a rule whose entry in the live image, if it has one, names rule `found`.
     fn id_of(&mut self, identity: &Identity, found: Option<u32>) -> Option<u32> {
-        let same = |id: &u32| self.live.rules.get(id) == Some(&rule_record(identity));
+        let active = |rule: &Rule| Rule { state: RuleState::Active as u8, ..*rule };
+        let same = |id: &u32| self.live.rules.get(id).map(active) == Some(rule_record(identity));
         if let Some(id) = found.filter(same) {
             return Some(id);
         }
@@ -190,6 +208,8 @@ impl Ids<'_> {
 
 struct Encoder<'a> {
     ids: Ids<'a>,
+    /// The rules of each shared port in the live image.
+    shared: BTreeMap<desired::DnatKey, Vec<u32>>,
     image: MapImage,
     overflows: Vec<Overflow>,
 }
@@ -230,40 +250,34 @@ impl Encoder<'_> {
 
     fn dnats(&mut self, desired: &DesiredState) {
         for (key, dnat) in &desired.dnats {
-            // TODO(#3): balance over several backends; until then the first one gets all.
-            let Some(backend) = dnat.backends.first() else { continue };
-            let content = Content::Dnat {
-                eip: key.eip,
-                protocol: match key.protocol {
-                    Protocol::Tcp => TCP,
-                    Protocol::Udp => UDP,
-                },
-                port: key.port.get(),
-                internal: backend.endpoint.ip(),
-                internal_port: backend.endpoint.port(),
-            };
-            let done = match key.eip {
-                IpAddr::V4(_) => self.dnat::<V4>(content, &backend.owner),
-                IpAddr::V6(_) => self.dnat::<V6>(content, &backend.owner),
+            let done = match (dnat.sharing, key.eip) {
+                (Sharing::Exclusive, IpAddr::V4(_)) => self.exclusive::<V4>(key, &dnat.backends),
+                (Sharing::Exclusive, IpAddr::V6(_)) => self.exclusive::<V6>(key, &dnat.backends),
+                (Sharing::Share, IpAddr::V4(_)) => self.share::<V4>(key, dnat),
+                (Sharing::Share, IpAddr::V6(_)) => self.share::<V6>(key, dnat),
             };
             self.overflows.extend(done.err());
         }
     }
 
-    fn dnat<F: Addressing>(&mut self, content: Content, owner: &Owner) -> Result<(), Overflow> {
-        let Content::Dnat { eip, protocol, port, internal, internal_port } = content else {
-            return Ok(());
-        };
-        let (Some(external), Some(address)) = (F::encode(eip), F::encode(internal)) else {
-            return Err(mixed(owner, eip, internal));
-        };
+    /// A port with one backend.
+    fn exclusive<F: Addressing>(
+        &mut self,
+        port: &desired::DnatKey,
+        backends: &[desired::Backend],
+    ) -> Result<(), Overflow> {
+        let Some(backend) = backends.first() else { return Ok(()) };
+        let owner = &backend.owner;
+        let (key, address) = addresses::<F>(port, backend)?;
         room(F::of(&self.image).dnats.len(), RULE_ENTRIES, "the DNAT map", owner)?;
-        let key = DnatKey { eip: external, port, protocol, zero: 0 };
-        let value = |rule| Dnat { address, port: internal_port, zero: 0, rule };
+        let internal_port = backend.endpoint.port();
+        let value =
+            |rule| Dnat { address, port: internal_port, balance: Balance::Exclusive as u16, rule };
         let there = F::of(self.ids.live).dnats.get(&key);
         let same = there.filter(|dnat| **dnat == value(dnat.rule)).map(|dnat| dnat.rule);
-        let rule = self.rule(owner, content, same)?;
-        self.eip::<F>(external, owner)?;
+        let same = same.or_else(|| self.live_backend::<F>(port, backend));
+        let rule = self.rule(owner, dnat_content(port, backend), same)?;
+        self.eip::<F>(key.eip, owner)?;
         F::of_mut(&mut self.image).dnats.insert(key, value(rule));
         Ok(())
     }
@@ -340,6 +354,36 @@ impl Encoder<'_> {
     }
 }
 
+/// The port and the internal address of a backend in the form of the maps.
+fn addresses<F: Addressing>(
+    port: &desired::DnatKey,
+    backend: &desired::Backend,
+) -> Result<(DnatKey<F>, F::Addr), Overflow> {
+    let internal = backend.endpoint.ip();
+    let (Some(eip), Some(address)) = (F::encode(port.eip), F::encode(internal)) else {
+        return Err(mixed(&backend.owner, port.eip, internal));
+    };
+    let protocol = number(port.protocol);
+    Ok((DnatKey { eip, port: port.port.get(), protocol, zero: 0 }, address))
+}
+
+fn dnat_content(port: &desired::DnatKey, backend: &desired::Backend) -> Content {
+    Content::Dnat {
+        eip: port.eip,
+        protocol: number(port.protocol),
+        port: port.port.get(),
+        internal: backend.endpoint.ip(),
+        internal_port: backend.endpoint.port(),
+    }
+}
+
+const fn number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => TCP,
+        Protocol::Udp => UDP,
+    }
+}
+
 fn room(used: usize, limit: usize, map: &'static str, owner: &Owner) -> Result<(), Overflow> {
     if used < limit {
         return Ok(());
@@ -357,11 +401,11 @@ pub fn retired_ids(live: &MapImage, image: &MapImage) -> BTreeSet<u32> {
     live.rules.keys().filter(|id| !image.rules.contains_key(id)).copied().collect()
 }
 
-/// How many rules of each kind an image has.
+/// How many rules of each kind an image has, those that are draining left out.
 #[must_use]
 pub fn rule_counts(image: &MapImage) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::from([("fip", 0), ("dnat", 0), ("snat", 0)]);
-    for rule in image.rules.values() {
+    for rule in image.rules.values().filter(|rule| !is_draining(rule)) {
         *counts.entry(crate::image::kind_of(rule)).or_default() += 1;
     }
     counts

@@ -1,13 +1,13 @@
 //! What the maps hold, as typed values: the common language of [`crate::encode`],
 //! [`crate::plan`] and [`crate::dataplane`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
-    Config, Dnat, DnatKey, Fip, FipKey, POOL_MEMBERS, Pool, PoolMember, RULE_NAME_BYTES, Rule,
-    RuleKind, SnatKey,
+    Backend, Balance, Config, Dnat, DnatKey, Fip, FipKey, POOL_MEMBERS, Pool, PoolMember,
+    RULE_NAME_BYTES, Rule, RuleKind, RuleState, Slots, SnatKey,
 };
 use gateway_common::tuple::Direction;
 use ipnet::IpNet;
@@ -32,6 +32,10 @@ pub struct FamilyImage<F: Family> {
     pub fips: BTreeMap<FipKey<F>, Fip<F>>,
     /// `DNATS_V4` or `DNATS_V6`.
     pub dnats: BTreeMap<DnatKey<F>, Dnat<F>>,
+    /// `SLOTS_V4` or `SLOTS_V6`.
+    pub slots: BTreeMap<DnatKey<F>, Slots>,
+    /// `BACKENDS_V4` or `BACKENDS_V6`.
+    pub backends: BTreeMap<u32, Backend<F>>,
     /// `SNATS_V4` or `SNATS_V6`.
     pub snats: BTreeMap<SnatKey<F>, Pool<F>>,
     /// The keys of `EIPS_V4` or `EIPS_V6`: every address that a rule uses. What an entry says is
@@ -44,6 +48,8 @@ impl<F: Family> Default for FamilyImage<F> {
         Self {
             fips: BTreeMap::new(),
             dnats: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            backends: BTreeMap::new(),
             snats: BTreeMap::new(),
             eips: BTreeMap::new(),
         }
@@ -179,6 +185,16 @@ impl MapImage {
         contents.retain(|id, _| self.rules.contains_key(id));
         contents
     }
+
+    /// The image without these rules, which have nothing but a backend without a slot.
+    #[must_use]
+    pub fn without(&self, rules: &BTreeSet<u32>) -> Self {
+        let mut image = self.clone();
+        image.rules.retain(|id, _| !rules.contains(id));
+        image.v4.backends.retain(|id, _| !rules.contains(id));
+        image.v6.backends.retain(|id, _| !rules.contains(id));
+        image
+    }
 }
 
 fn family_contents<F: Addressing>(image: &FamilyImage<F>, contents: &mut BTreeMap<u32, Content>) {
@@ -188,15 +204,11 @@ fn family_contents<F: Addressing>(image: &FamilyImage<F>, contents: &mut BTreeMa
             contents.insert(fip.rule, Content::Fip { eip, internal });
         }
     }
-    for (key, dnat) in &image.dnats {
-        let content = Content::Dnat {
-            eip: F::decode(key.eip),
-            protocol: key.protocol,
-            port: key.port,
-            internal: F::decode(dnat.address),
-            internal_port: dnat.port,
-        };
-        contents.insert(dnat.rule, content);
+    for (key, dnat) in image.dnats.iter().filter(|(_, dnat)| is_exclusive(dnat)) {
+        contents.insert(dnat.rule, dnat_content(key, dnat.address, dnat.port));
+    }
+    for (rule, backend) in &image.backends {
+        contents.insert(*rule, dnat_content(&backend.key, backend.address, backend.port));
     }
     for (key, pool) in &image.snats {
         let Some(source) = prefix::<F>(key) else { continue };
@@ -205,6 +217,28 @@ fn family_contents<F: Addressing>(image: &FamilyImage<F>, contents: &mut BTreeMa
             contents.insert(member.rule, Content::Snat { eip, source });
         }
     }
+}
+
+fn dnat_content<F: Addressing>(key: &DnatKey<F>, internal: F::Addr, internal_port: u16) -> Content {
+    Content::Dnat {
+        eip: F::decode(key.eip),
+        protocol: key.protocol,
+        port: key.port,
+        internal: F::decode(internal),
+        internal_port,
+    }
+}
+
+/// Whether a port has one backend, in its own record.
+#[must_use]
+pub fn is_exclusive<F: Family>(dnat: &Dnat<F>) -> bool {
+    matches!(Balance::from_u16(dnat.balance), None | Some(Balance::Exclusive))
+}
+
+/// Whether a rule only keeps the sessions that it has.
+#[must_use]
+pub const fn is_draining(rule: &Rule) -> bool {
+    rule.state == RuleState::Draining as u8
 }
 
 /// Whether a key of the FIP maps is an external address.
@@ -234,7 +268,7 @@ pub fn rule_name(name: &str) -> [u8; RULE_NAME_BYTES] {
     bytes
 }
 
-/// The record of a rule.
+/// The record of an active rule.
 #[must_use]
 pub fn rule_record(identity: &Identity) -> Rule {
     let length = identity.name.iter().position(|byte| *byte == 0).unwrap_or(RULE_NAME_BYTES);
@@ -242,6 +276,7 @@ pub fn rule_record(identity: &Identity) -> Rule {
         kind: identity.content.kind() as u8,
         // RULE_NAME_BYTES is far below 256.
         name_length: u8::try_from(length).unwrap_or(u8::MAX),
+        state: RuleState::Active as u8,
         zero: 0,
         name: identity.name,
     }

@@ -10,7 +10,7 @@
 //! - [`crd`]: the objects of Kube-OVN as users write them.
 //! - [`source`]: where objects come from; raw objects and where each one stands, no decisions.
 //! - [`desired`]: what one gateway shall do, and what was rejected on the way.
-//! - [`encode`]: what the maps shall hold, as an [`image`].
+//! - [`encode`]: what the maps shall hold, as an [`image`]; [`balance`] for shared ports.
 //! - [`plan`]: the difference to what they hold.
 //! - [`dataplane`]: the maps and programs in the kernel.
 //! - [`rejection`]: how problems are named, shared by the two above.
@@ -18,6 +18,7 @@
 //! - [`cli`]: the verbs of the program.
 
 pub mod announce;
+pub mod balance;
 pub mod bfd;
 pub mod cli;
 pub mod clock;

@@ -18,6 +18,8 @@ pub struct Reconciler<D: Dataplane> {
     dataplane: D,
     live: MapImage,
     retired: BTreeSet<u32>,
+    /// Draining rules without a session in the last sweep.
+    idle: BTreeSet<u32>,
 }
 
 /// One round.
@@ -47,7 +49,7 @@ impl<D: Dataplane> Reconciler<D> {
         if live.config.is_some() {
             dataplane.sweep(Families::ALL)?;
         }
-        Ok(Self { dataplane, live, retired: BTreeSet::new() })
+        Ok(Self { dataplane, live, retired: BTreeSet::new(), idle: BTreeSet::new() })
     }
 
     /// Makes the data plane do what is desired. Doing it again plans nothing.
@@ -64,35 +66,52 @@ impl<D: Dataplane> Reconciler<D> {
         let Encoded { image, overflows } =
             encode(desired, Some(surroundings), &self.live, &self.retired);
         let plan = diff(&self.live, &image);
-        let applied = match self.dataplane.apply(&plan) {
-            Ok(applied) => applied,
-            Err(error) => {
-                let before = std::mem::take(&mut self.live);
-                self.live = self.dataplane.read()?;
-                self.retired.extend(retired_ids(&before, &self.live));
-                return Err(error);
-            }
-        };
+        let applied = self.apply(&plan)?;
         let duration = watch.elapsed();
         self.live = image;
         let mut sessions_cut = 0;
         if let Some(cut) = plan.cut() {
             self.retired.extend(&cut.rules);
-            sessions_cut = self.dataplane.sweep(cut.families)?;
+            sessions_cut = self.dataplane.sweep(cut.families)?.ended;
         }
         Ok(Round { plan, applied, overflows, duration, sessions_cut })
     }
 
-    /// Ends sessions that are idle or whose rule is gone.
+    /// Ends sessions that are idle or whose rule is gone, and removes rules that have drained.
+    /// Returns that change.
+    ///
+    /// A rule has drained when two sweeps in a row meet no session of it: a packet may have chosen it
+    /// just before it lost its slots, and a walk may miss an entry beside one that goes.
     ///
     /// # Errors
     ///
     /// When the data plane cannot do it.
-    pub fn sweep(&mut self) -> Result<u64, D::Error> {
-        let ended = self.dataplane.sweep(Families::ALL)?;
+    pub fn sweep(&mut self) -> Result<Plan, D::Error> {
+        let swept = self.dataplane.sweep(Families::ALL)?;
         // A packet that saw a rule just before it went has long been handled.
         self.retired.clear();
-        Ok(ended)
+        let idle: BTreeSet<_> =
+            swept.left.into_iter().filter(|(_, left)| *left == 0).map(|(rule, _)| rule).collect();
+        let drained = &idle & &self.idle;
+        self.idle = idle;
+        if drained.is_empty() {
+            return Ok(Plan::default());
+        }
+        let image = self.live.without(&drained);
+        let plan = diff(&self.live, &image);
+        self.apply(&plan)?;
+        self.live = image;
+        self.retired.extend(drained);
+        Ok(plan)
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Result<Applied, D::Error> {
+        self.dataplane.apply(plan).or_else(|error| {
+            let before = std::mem::take(&mut self.live);
+            self.live = self.dataplane.read()?;
+            self.retired.extend(retired_ids(&before, &self.live));
+            Err(error)
+        })
     }
 
     /// What the maps hold.

@@ -193,6 +193,12 @@ pub enum Problem {
         /// The field that was probably meant.
         suggestion: Option<&'static str>,
     },
+    /// An annotation of ours that does not exist.
+    #[error("unknown annotation{}", there_are(known))]
+    UnknownAnnotation {
+        /// Those that exist.
+        known: &'static [&'static str],
+    },
     /// The same field twice in one object.
     #[error("given twice, the first time in line {first}")]
     DuplicateField {
@@ -331,6 +337,7 @@ impl Problem {
             | Self::MissingSeparator { .. }
             | Self::NotAnObject { .. } => RejectionKind::Syntax,
             Self::UnknownField { .. }
+            | Self::UnknownAnnotation { .. }
             | Self::DuplicateField { .. }
             | Self::WrongType { .. }
             | Self::UnsupportedVersion { .. } => RejectionKind::Schema,
@@ -352,6 +359,13 @@ impl Problem {
 
 fn did_you_mean(suggestion: Option<&str>) -> String {
     suggestion.map_or_else(String::new, |field| format!(", did you mean {field}?"))
+}
+
+fn there_are(known: &[&str]) -> String {
+    match known {
+        [] => " (this kind has none)".to_owned(),
+        known => format!(", expected one of {}", known.join(", ")),
+    }
 }
 
 fn list(cidrs: &[IpNet]) -> String {
@@ -481,11 +495,16 @@ pub enum Remark {
         /// The address.
         eip: IpAddr,
     },
-    /// Several backends on one port.
-    #[error("shares its port with {first}, which gets all connections until balancing is done")]
-    NotBalancedYet {
-        /// The rule with the first backend.
-        first: ObjectRef,
+    /// An annotation for shared ports on another one.
+    #[error("has no effect, because the type of the rule is not share")]
+    NotShared,
+    /// The rules of a shared port want different things.
+    #[error("has no effect, because {other} asks for ClientIP on {port}")]
+    OtherAffinity {
+        /// The rule that is followed.
+        other: ObjectRef,
+        /// The port.
+        port: String,
     },
     /// The new form was rejected, the old one goes on.
     #[error("stays as it was before")]

@@ -13,8 +13,9 @@ use std::net::{IpAddr, SocketAddr};
 use gateway_common::accounting::nanoseconds;
 use gateway_common::family::{V4, V6};
 use gateway_common::records::{
-    ABI_VERSION, Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host, HostLimits, Pool,
-    PoolMember, RULE_NAME_BYTES, Rule, RuleKind, Session, SnatKey, Timeouts, ticks_from_secs,
+    self, ABI_VERSION, Balance, Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host, HostLimits,
+    Pool, PoolMember, RULE_NAME_BYTES, Rule, RuleKind, RuleState, Session, Slots, SnatKey,
+    Timeouts, ticks_from_secs,
 };
 use gateway_common::tuple::{Direction, Tuple};
 use gateway_common::verdict::{DropReason, PassReason};
@@ -65,6 +66,19 @@ pub enum NatRule {
         /// Id of the rule.
         id: u32,
     },
+    /// A port forward with several backends.
+    Share {
+        /// The EIP and the external port.
+        external: SocketAddr,
+        /// Protocol number.
+        protocol: u8,
+        /// How a backend is chosen.
+        balance: Balance,
+        /// Inside addresses and ports, each with the id of its rule.
+        backends: Vec<(SocketAddr, u32)>,
+        /// Who gets which share.
+        slots: Box<Slots>,
+    },
     /// The EIPs of a source prefix, each with the id of its rule.
     Snat {
         /// The source prefix.
@@ -81,6 +95,12 @@ pub trait Store<F: Notation> {
 
     /// Writes or removes one entry of the DNAT map.
     fn set_dnat(&mut self, key: &DnatKey<F>, dnat: Option<Dnat<F>>);
+
+    /// Writes or removes one entry of the map of backends.
+    fn set_backend(&mut self, rule: u32, backend: Option<records::Backend<F>>);
+
+    /// Writes or removes one slot table.
+    fn set_slots(&mut self, key: &DnatKey<F>, slots: Option<Slots>);
 
     /// Writes or removes one entry of the SNAT map.
     fn set_snat(&mut self, key: &SnatKey<F>, pool: Option<Pool<F>>);
@@ -148,6 +168,9 @@ pub trait Backend {
     /// Ends the sessions that are over. Returns how many.
     fn sweep(&mut self) -> u32;
 
+    /// How many sessions of a draining rule sweeps have met since this was last asked.
+    fn left(&mut self, id: u32) -> u32;
+
     /// What a rule has counted since it was added.
     fn rule_counter(&mut self, id: u32) -> Counter;
 
@@ -160,7 +183,7 @@ pub trait Backend {
     /// Adds a rule.
     fn add(&mut self, rule: &NatRule) {
         for id in rule.ids() {
-            self.set_rule(id, Some(record(rule.kind())));
+            self.set_rule(id, Some(record(rule.kind(), RuleState::Active)));
         }
         self.write(rule, true);
     }
@@ -170,6 +193,21 @@ pub trait Backend {
         self.write(rule, false);
         for id in rule.ids() {
             self.set_rule(id, None);
+        }
+    }
+
+    /// Takes the slots of a backend away; its sessions stay.
+    fn drain(&mut self, id: u32) {
+        self.set_rule(id, Some(record(RuleKind::Dnat, RuleState::Draining)));
+    }
+
+    /// Removes the slot table of a shared port.
+    fn lose_slots(&mut self, rule: &NatRule) {
+        let NatRule::Share { external, protocol, .. } = rule else { return };
+        if rule.is_ipv4() {
+            self.v4().set_slots(&dnat_key(*external, *protocol), None);
+        } else {
+            self.v6().set_slots(&dnat_key(*external, *protocol), None);
         }
     }
 
@@ -245,6 +283,7 @@ impl NatRule {
     pub fn ids(&self) -> Vec<u32> {
         match self {
             Self::Fip { id, .. } | Self::Dnat { id, .. } => vec![*id],
+            Self::Share { backends, .. } => backends.iter().map(|(_, id)| *id).collect(),
             Self::Snat { pool, .. } => pool.iter().map(|(_, id)| *id).collect(),
         }
     }
@@ -252,7 +291,7 @@ impl NatRule {
     fn kind(&self) -> RuleKind {
         match self {
             Self::Fip { .. } => RuleKind::Fip,
-            Self::Dnat { .. } => RuleKind::Dnat,
+            Self::Dnat { .. } | Self::Share { .. } => RuleKind::Dnat,
             Self::Snat { .. } => RuleKind::Snat,
         }
     }
@@ -260,18 +299,28 @@ impl NatRule {
     fn is_ipv4(&self) -> bool {
         match self {
             Self::Fip { eip, .. } => eip.is_ipv4(),
-            Self::Dnat { external, .. } => external.is_ipv4(),
+            Self::Dnat { external, .. } | Self::Share { external, .. } => external.is_ipv4(),
             Self::Snat { prefix, .. } => prefix.0.is_ipv4(),
         }
     }
 }
 
-fn record(kind: RuleKind) -> Rule {
-    Rule { kind: kind as u8, name_length: 0, zero: 0, name: [0; RULE_NAME_BYTES] }
+fn record(kind: RuleKind, state: RuleState) -> Rule {
+    let (kind, state) = (kind as u8, state as u8);
+    Rule { kind, name_length: 0, state, zero: 0, name: [0; RULE_NAME_BYTES] }
 }
 
 fn address<F: Notation>(ip: IpAddr) -> F::Addr {
     F::from_ip(ip).unwrap_or_else(|| panic!("{ip} is of another family than its rule"))
+}
+
+fn dnat_key<F: Notation>(external: SocketAddr, protocol: u8) -> DnatKey<F> {
+    DnatKey { eip: address::<F>(external.ip()), port: external.port(), protocol, zero: 0 }
+}
+
+fn dnat<F: Notation>(inside: SocketAddr, balance: Balance, rule: u32) -> Dnat<F> {
+    let (address, port) = (address::<F>(inside.ip()), inside.port());
+    Dnat { address, port, balance: balance as u16, rule }
 }
 
 fn write_rule<F: Notation>(store: &mut dyn Store<F>, rule: &NatRule, present: bool) {
@@ -286,12 +335,21 @@ fn write_rule<F: Notation>(store: &mut dyn Store<F>, rule: &NatRule, present: bo
             }
         }
         NatRule::Dnat { external, protocol, inside, id } => {
-            let eip = address::<F>(external.ip());
-            store.add_eip(&eip);
-            let key = DnatKey { eip, port: external.port(), protocol: *protocol, zero: 0 };
-            let backend = address::<F>(inside.ip());
-            let dnat = Dnat { address: backend, port: inside.port(), zero: 0, rule: *id };
-            store.set_dnat(&key, present.then_some(dnat));
+            store.add_eip(&address::<F>(external.ip()));
+            let dnat = dnat(*inside, Balance::Exclusive, *id);
+            store.set_dnat(&dnat_key(*external, *protocol), present.then_some(dnat));
+        }
+        NatRule::Share { external, protocol, balance, backends, slots } => {
+            let key = dnat_key(*external, *protocol);
+            store.add_eip(&key.eip);
+            for (inside, id) in backends {
+                let (address, port) = (address::<F>(inside.ip()), inside.port());
+                let backend = records::Backend { key, address, port, weight: 1 };
+                store.set_backend(*id, present.then_some(backend));
+            }
+            store.set_slots(&key, present.then_some(**slots));
+            let (inside, id) = backends[0];
+            store.set_dnat(&key, present.then(|| dnat(inside, *balance, id)));
         }
         NatRule::Snat { prefix, pool } => {
             let key = SnatKey { prefix_len: prefix.1, network: address::<F>(prefix.0) };

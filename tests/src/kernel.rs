@@ -20,7 +20,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::family::{V4, V6};
-use gateway_common::records::{Config, Counter, Rule};
+use gateway_common::records::{Config, Counter, Draining, Rule, RuleState};
 use gateway_common::tuple::Direction;
 use gateway_common::verdict::{DropReason, PassReason};
 
@@ -156,6 +156,7 @@ pub struct Tc {
     links: Links,
     config: Array<MapData, Raw<Config>>,
     rules: HashMap<MapData, u32, Raw<Rule>>,
+    draining: HashMap<MapData, u32, Raw<Draining>>,
     rule_counters: PerCpuArray<MapData, Raw<Counter>>,
     counters: PerCpuArray<MapData, Raw<Counter>>,
     v4: FamilyMaps<V4>,
@@ -196,6 +197,7 @@ impl Tc {
             links,
             config: take(&mut ebpf, "CONFIG")?,
             rules: take(&mut ebpf, "RULES")?,
+            draining: take(&mut ebpf, "DRAINING")?,
             rule_counters: take(&mut ebpf, "RULE_COUNTERS")?,
             counters: take(&mut ebpf, "COUNTERS")?,
             v4: FamilyMaps::take(&mut ebpf)?,
@@ -342,7 +344,11 @@ impl Backend for Tc {
     fn set_rule(&mut self, id: u32, rule: Option<Rule>) {
         match rule {
             Some(rule) => {
-                maps::zero(&mut self.rule_counters, id).expect("RULE_COUNTERS");
+                if rule.state == RuleState::Draining as u8 {
+                    self.draining.insert(id, Raw(Draining::default()), 0).expect("DRAINING");
+                } else {
+                    maps::zero(&mut self.rule_counters, id).expect("RULE_COUNTERS");
+                }
                 self.rules.insert(id, Raw(rule), 0).expect("RULES");
             }
             None => self.rules.remove(&id).expect("RULES"),
@@ -374,6 +380,12 @@ impl Backend for Tc {
         ["sweep_v4", "sweep_v6"].map(|name| self.run(name, &frame).expect(name).code).iter().sum()
     }
 
+    fn left(&mut self, id: u32) -> u32 {
+        let Ok(Raw(Draining { met, .. })) = self.draining.get(&id, 0) else { return 0 };
+        self.draining.insert(id, Raw(Draining::default()), 0).expect("DRAINING");
+        met
+    }
+
     fn rule_counter(&mut self, id: u32) -> Counter {
         sum(&self.rule_counters, id).expect("RULE_COUNTERS")
     }
@@ -388,6 +400,10 @@ impl Backend for Tc {
         let ids: Vec<u32> = self.rules.keys().collect::<Result<_, _>>().expect("RULES");
         for id in ids {
             self.rules.remove(&id).expect("RULES");
+        }
+        let ids: Vec<u32> = self.draining.keys().collect::<Result<_, _>>().expect("DRAINING");
+        for id in ids {
+            self.draining.remove(&id).expect("DRAINING");
         }
         let base = Routes::of(&self.links);
         for prefix in std::mem::take(&mut self.changed_routes) {

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use gateway_common::accounting;
 use gateway_common::records::{
-    Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host, Pool, PoolMember,
-    Session, SnatKey, Ticks,
+    Backend, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host, Pool,
+    PoolMember, Session, Slots, SnatKey, Ticks,
 };
 use gateway_common::tables::{ClaimError, EipEvent, Route, RouteQuery, Tables};
 use gateway_common::tuple::Tuple;
@@ -37,6 +37,8 @@ pub struct Choice<F: Notation> {
     pub external: Option<(F::Addr, u16)>,
     /// The chosen identification.
     pub identification: u32,
+    /// The address and port that the packet was sent to; `None` if it was not.
+    pub destination: Option<(F::Addr, u16)>,
     /// External endpoints refused because they are taken.
     pub taken: u32,
     /// External endpoints refused although they are free.
@@ -56,6 +58,10 @@ pub struct SimTables<F: Notation> {
     pub fips: BTreeMap<FipKey<F>, Fip<F>>,
     /// DNAT rules.
     pub dnats: BTreeMap<DnatKey<F>, Dnat<F>>,
+    /// Slot tables of shared ports.
+    pub slots: BTreeMap<DnatKey<F>, Slots>,
+    /// Backends of shared ports.
+    pub backends: BTreeMap<u32, Backend<F>>,
     /// SNAT rules.
     pub snats: BTreeMap<SnatKey<F>, Pool<F>>,
     /// What EIPs carry.
@@ -91,6 +97,8 @@ impl<F: Notation> SimTables<F> {
             capacity,
             fips: BTreeMap::new(),
             dnats: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            backends: BTreeMap::new(),
             snats: BTreeMap::new(),
             eips: BTreeMap::new(),
             hosts: BTreeMap::new(),
@@ -221,6 +229,30 @@ impl<F: Notation> Tables<F> for SimTables<F> {
 
     fn dnat(&mut self, key: &DnatKey<F>) -> Option<&Dnat<F>> {
         self.dnats.get(key)
+    }
+
+    fn backend(&mut self, key: &DnatKey<F>, hash: u32) -> Option<(u32, &Backend<F>)> {
+        let rule = self.slots.get(key)?.rule(hash);
+        Some((rule, self.backends.get(&rule)?))
+    }
+
+    fn draw(&mut self, key: &DnatKey<F>) -> u32 {
+        let Random::Follow(choice) = &mut self.random else {
+            let number = self.random();
+            self.choosing = false;
+            return number;
+        };
+        let Some(destination) = choice.destination else {
+            // Another backend may have had no free port where this one has some.
+            choice.remembered = true;
+            return 0;
+        };
+        let leads_there = |rule: &u32| {
+            let backend = self.backends.get(rule);
+            backend.is_some_and(|backend| (backend.address, backend.port) == destination)
+        };
+        let slots = self.slots.get(key).map_or(&[][..], |slots| &slots.rules);
+        slots.iter().position(leads_there).unwrap_or_default() as u32
     }
 
     fn snat(&mut self, source: &F::Addr, turn: u32) -> Option<PoolMember<F>> {

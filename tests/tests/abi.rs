@@ -10,8 +10,9 @@ use std::path::PathBuf;
 
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
-    ABI_VERSION, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host,
-    HostLimits, Identification, Neighbor, Pool, PoolMember, Rule, Session, Timeouts, XdpFacts,
+    ABI_VERSION, Backend, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Draining, Eip,
+    Fip, FipKey, Host, HostLimits, Identification, Neighbor, Pool, PoolMember, Rule, Session,
+    Slots, Timeouts, XdpFacts,
 };
 use gateway_common::tuple::{Endpoints, Tuple};
 use gateway_common::verdict::NextHop;
@@ -70,7 +71,9 @@ fn layout() -> String {
         Timeouts { tcp_opening, tcp_established, tcp_closing, udp_new, udp_stream, icmp, other }
     );
     layout!(out, "HostLimits", HostLimits { sessions, interval_ns, burst });
-    layout!(out, "Rule", Rule { kind, name_length, zero, name });
+    layout!(out, "Rule", Rule { kind, name_length, state, zero, name });
+    layout!(out, "Draining", Draining { met, sessions });
+    layout!(out, "Slots", Slots { rules });
     layout!(out, "Counter", Counter { packets, bytes });
     layout!(out, "Eip", Eip { sessions, opened, refused, reserved });
     layout!(out, "Host", Host { due, sessions, refused });
@@ -104,7 +107,8 @@ fn layout() -> String {
     both_families!(out, FipKey { address, direction });
     both_families!(out, Fip { peer, rule });
     both_families!(out, DnatKey { eip, port, protocol, zero });
-    both_families!(out, Dnat { address, port, zero, rule });
+    both_families!(out, Dnat { address, port, balance, rule });
+    both_families!(out, Backend { key, address, port, weight });
     both_families!(out, PoolMember { eip, rule });
     both_families!(out, Pool { length, members });
     out
@@ -168,6 +172,8 @@ fn family_maps<F: Family>(suffix: &str) -> Vec<(String, Sizes)> {
         ("SESSIONS", (size_of::<Tuple<F>>(), size_of::<Session<F>>())),
         ("FIPS", (size_of::<FipKey<F>>(), size_of::<Fip<F>>())),
         ("DNATS", (size_of::<DnatKey<F>>(), size_of::<Dnat<F>>())),
+        ("SLOTS", (size_of::<DnatKey<F>>(), size_of::<Slots>())),
+        ("BACKENDS", (size_of::<u32>(), size_of::<Backend<F>>())),
         ("SNATS", (prefix, size_of::<Pool<F>>())),
         ("FRAGMENTS", (size_of::<DatagramKey<F>>(), size_of::<Datagram>())),
         ("EIPS", (size_of::<F::Addr>(), size_of::<Eip>())),
@@ -190,6 +196,7 @@ fn the_maps_of_the_object_have_the_sizes_of_the_records() {
     for (map, value) in [
         ("CONFIG", size_of::<Config>()),
         ("RULES", size_of::<Rule>()),
+        ("DRAINING", size_of::<Draining>()),
         ("RULE_COUNTERS", size_of::<Counter>()),
         ("COUNTERS", size_of::<Counter>()),
         ("IDENTIFICATIONS", size_of::<Identification>()),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use gateway_userspace::desired::{
-    Allocations, DesiredState, Previous, Resolution, Resolutions, resolve, resolve_after,
+    Affinity, Allocations, DesiredState, Previous, Resolution, Resolutions, resolve, resolve_after,
     resolve_all,
 };
 use gateway_userspace::source::{Snapshot, SourceError, yaml};
@@ -252,6 +252,68 @@ fn shared_ports_and_pools_are_ordered() {
     let pool = &state.snats[&"10.0.8.0/24".parse().unwrap()].eips;
     let pool: Vec<_> = pool.iter().map(|snat| snat.eip).collect();
     assert_eq!(messages(&pool), ["203.0.113.10", "203.0.113.30"]);
+}
+
+/// A rule for port 53 of `eip-free`, with annotations.
+fn shared(name: &str, host: u8, annotations: &str) -> String {
+    format!(
+        "---\napiVersion: kubeovn.io/v1\nkind: IptablesDnatRule\n\
+         metadata: {{name: {name}, annotations: {{{annotations}}}}}\n\
+         spec: {{eip: eip-free, externalPort: 53, internalIp: 10.0.1.{host}, internalPort: 53, \
+         protocol: udp, type: share}}\n"
+    )
+}
+
+#[test]
+fn a_shared_port_has_weights_and_affinity() {
+    const CLIENT_IP: &str = "vpc-gateway.io/session-affinity: ClientIP";
+    const NONE: &str = "vpc-gateway.io/session-affinity: None";
+    for order in [["x", "y", "z"], ["z", "y", "x"]] {
+        let rules: String = order
+            .iter()
+            .map(|name| match *name {
+                "x" => shared("x", 20, "vpc-gateway.io/weight: \"3\""),
+                "y" => shared("y", 30, NONE),
+                _ => shared("z", 40, CLIENT_IP),
+            })
+            .collect();
+        let resolution = gw1(&(base() + &rules), &Allocations::default());
+        assert_eq!(messages(&resolution.rejections), [""; 0]);
+        let state = resolution.state.unwrap();
+        let dnat = state.dnats.values().find(|dnat| dnat.backends.len() == 3).unwrap();
+        assert_eq!(dnat.affinity, Affinity::ClientIp);
+        let weights: Vec<_> = dnat.backends.iter().map(|backend| backend.weight).collect();
+        assert_eq!(weights, [3, 1, 1]);
+        // Who says otherwise is told, whatever the order, and stays a backend.
+        let notes = messages(&resolution.notes);
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(
+            notes[0].ends_with(
+                "IptablesDnatRule/y: metadata.annotations.vpc-gateway.io/session-affinity: has no \
+                 effect, because IptablesDnatRule/z asks for ClientIP on 203.0.113.30:53/udp"
+            ),
+            "{notes:?}"
+        );
+    }
+    let rules = shared("x", 20, NONE) + &shared("y", 30, "");
+    let state = gw1(&(base() + &rules), &Allocations::default()).state.unwrap();
+    let dnat = state.dnats.values().find(|dnat| dnat.backends.len() == 2).unwrap();
+    assert_eq!(dnat.affinity, Affinity::None);
+}
+
+#[test]
+fn a_weight_on_an_exclusive_rule_is_told() {
+    let rule = shared("x", 20, "vpc-gateway.io/weight: \"3\"").replace(", type: share", "");
+    let resolution = gw1(&(base() + &rule), &Allocations::default());
+    assert_eq!(messages(&resolution.rejections), [""; 0]);
+    let notes = messages(&resolution.notes);
+    assert!(
+        notes[0].ends_with(
+            "IptablesDnatRule/x: metadata.annotations.vpc-gateway.io/weight: has no effect, because \
+             the type of the rule is not share"
+        ),
+        "{notes:?}"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use gateway_userspace::dataplane::Dataplane as _;
 use gateway_userspace::dataplane::memory::Memory;
 use gateway_userspace::desired::{self, Allocations, DesiredState};
 use gateway_userspace::encode::{Overflow, Port, Surroundings, encode};
-use gateway_userspace::image::MapImage;
+use gateway_userspace::image::{MapImage, is_draining, is_exclusive};
 use gateway_userspace::plan::{Action, Change, Plan, diff};
 use gateway_userspace::reconcile::Reconciler;
 use gateway_userspace::source::{Snapshot, yaml};
@@ -51,6 +51,10 @@ fn dnat(name: &str, eip: &str, port: u16, to: &str) -> String {
         to.ip(),
         to.port()
     )
+}
+
+fn share(name: &str, eip: &str, port: u16, to: &str) -> String {
+    dnat(name, eip, port, to).replace("protocol: tcp", "protocol: tcp, type: share")
 }
 
 fn state(text: &str) -> DesiredState {
@@ -289,9 +293,19 @@ fn a_refused_change_is_made_up_for_in_the_next_round() {
     }
 }
 
-/// At every moment of a plan each entry names a rule that is there.
+/// At every moment of a plan each entry names a rule that is there, and no way to a backend ends
+/// before it.
 fn assert_whole(image: &MapImage) {
     let ids: BTreeSet<_> = image.rules.keys().copied().collect();
+    for (key, dnat) in image.v4.dnats.iter().filter(|(_, dnat)| !is_exclusive(dnat)) {
+        let slots = image.v4.slots.get(key).unwrap_or_else(|| panic!("{dnat:?} has no slots"));
+        for rule in slots.rules {
+            let backend = image.v4.backends.get(&rule);
+            assert!(backend.is_some_and(|backend| backend.key == *key), "a slot leads to {rule}");
+        }
+        assert!(image.v4.backends.contains_key(&dnat.rule));
+    }
+    assert!(image.v4.backends.keys().all(|id| ids.contains(id)));
     let fips = image.v4.fips.values().map(|fip| fip.rule);
     let dnats = image.v4.dnats.values().map(|dnat| dnat.rule);
     let snats = image
@@ -303,6 +317,9 @@ fn assert_whole(image: &MapImage) {
         assert!(ids.contains(&id), "an entry names rule {id}, which is gone");
     }
 }
+
+/// How a rule is written.
+type Rule = fn(&str, &str, u16, &str) -> String;
 
 /// A linear congruential generator: the same states in every run.
 struct Random(u64);
@@ -332,6 +349,17 @@ impl Random {
                 text += &dnat(&format!("dnat-{n}"), "eip-5", 8000 + n, &to);
             }
         }
+        for port in [9000, 9001] {
+            // Now and then one rule has the port for itself.
+            let (most, rule) =
+                if self.below(5) == 0 { (1, dnat as Rule) } else { (4, share as Rule) };
+            for n in 0..most {
+                if self.below(2) == 0 {
+                    let to = format!("10.0.3.{}:80", 1 + n + self.below(2) * 4);
+                    text += &rule(&format!("share-{port}-{n}"), "eip-6", port, &to);
+                }
+            }
+        }
         for n in 1..=4 {
             if self.below(2) == 0 {
                 let cidr = ["10.0.0.0/16", "10.0.1.0/24"][self.below(2) as usize];
@@ -356,12 +384,142 @@ fn a_plan_leads_from_any_state_to_any_other() {
             assert_whole(&maps);
         }
         assert_eq!(maps, desired);
+        let slots = desired.v4.slots.values().flat_map(|slots| slots.rules);
+        assert!({ slots }.all(|rule| !is_draining(&desired.rules[&rule])));
         let mut memory = Memory { image: live, ..Memory::default() };
         let applied = memory.apply(&plan).unwrap();
         assert_eq!(applied.inserted + applied.updated + applied.deleted, plan.len());
         assert_eq!(memory.image, desired);
         live = desired;
     }
+}
+
+/// A gateway with one shared port, whose backends have these names and addresses.
+fn shared(backends: &[(&str, &str)]) -> DesiredState {
+    let rules = backends.iter().map(|(name, to)| share(name, "eip-d", 80, to));
+    state(&[GATEWAY.to_owned(), eip("eip-d", "203.0.113.11"), rules.collect()].concat())
+}
+
+const ONE: (&str, &str) = ("web-1", "10.0.1.10:80");
+const TWO: (&str, &str) = ("web-2", "10.0.1.20:80");
+const THREE: (&str, &str) = ("web-3", "10.0.1.30:80");
+
+#[test]
+fn a_shared_port_comes_after_its_slots_and_they_after_its_backends() {
+    let plan = diff(&MapImage::default(), &image(&shared(&[ONE, TWO]), &MapImage::default()));
+    let expected = [
+        "+ RULES     #1 -> dnat web-1",
+        "+ RULES     #2 -> dnat web-2",
+        "+ BACKENDS_V4 #1 -> 10.0.1.10:80 of 203.0.113.11:80/tcp, weight 1 [web-1]",
+        "+ BACKENDS_V4 #2 -> 10.0.1.20:80 of 203.0.113.11:80/tcp, weight 1 [web-2]",
+        "+ SLOTS_V4  203.0.113.11:80/tcp -> slots 256 #1, 256 #2 [web-1, web-2]",
+        "+ DNATS_V4  203.0.113.11:80/tcp -> its slots, else 10.0.1.10:80",
+    ];
+    assert_eq!(lines(&plan)[1..7], expected);
+}
+
+#[test]
+fn a_backend_that_goes_drains_until_no_sweep_meets_it() {
+    let mut maps = Reconciler::adopt(Memory::default()).unwrap();
+    maps.round(&shared(&[ONE, TWO]), &surroundings()).unwrap();
+    let round = maps.round(&shared(&[TWO]), &surroundings()).unwrap();
+    let expected = [
+        "~ RULES     #1 -> dnat web-1, draining (was dnat web-1)",
+        "~ SLOTS_V4  203.0.113.11:80/tcp -> slots 512 #2 (was slots 256 #1, 256 #2) [web-2]",
+        "~ DNATS_V4  203.0.113.11:80/tcp -> its slots, else 10.0.1.20:80 (was its slots, else \
+         10.0.1.10:80)",
+    ];
+    assert_eq!(lines(&round.plan)[..3], expected);
+    assert!(round.plan.cut().is_none());
+    assert!(maps.round(&shared(&[TWO]), &surroundings()).unwrap().plan.is_empty());
+
+    // Its sessions keep it; a restart forgets nothing.
+    maps.dataplane().sessions.insert(1, 7);
+    let mut maps = Reconciler::adopt(maps.dataplane().clone()).unwrap();
+    for _ in 0..3 {
+        assert!(maps.sweep().unwrap().is_empty());
+        assert!(maps.round(&shared(&[TWO]), &surroundings()).unwrap().plan.is_empty());
+    }
+    // One sweep without them may have missed some.
+    for left in [0, 1, 0] {
+        maps.dataplane().sessions.insert(1, left);
+        assert!(maps.sweep().unwrap().is_empty());
+    }
+    let drained = maps.sweep().unwrap();
+    let expected = [
+        "- BACKENDS_V4 #1 -> 10.0.1.10:80 of 203.0.113.11:80/tcp, weight 1 [web-1]",
+        "- RULES     #1 -> dnat web-1, draining",
+        "! SESSIONS  sessions of #1 [web-1]",
+    ];
+    assert_eq!(lines(&drained), expected);
+    let live = maps.live().clone();
+    assert_eq!(maps.dataplane().image, live);
+    assert!(maps.round(&shared(&[TWO]), &surroundings()).unwrap().plan.is_empty());
+}
+
+#[test]
+fn the_last_backend_that_goes_cuts_those_that_drain_too() {
+    let mut maps = Reconciler::adopt(Memory::default()).unwrap();
+    maps.round(&shared(&[ONE, TWO]), &surroundings()).unwrap();
+    maps.round(&shared(&[TWO]), &surroundings()).unwrap();
+    let round = maps.round(&shared(&[]), &surroundings()).unwrap();
+    assert_eq!(round.plan.cut().unwrap().rules, [1, 2].into());
+    assert!(round.plan.cut().unwrap().families.v4);
+    let gone: Vec<_> = lines(&round.plan).iter().map(|line| line[..9].to_owned()).collect();
+    let order = ["- DNATS_V", "- SLOTS_V", "- BACKEND", "- BACKEND", "- RULES  ", "- RULES  "];
+    assert_eq!(gone[..6], order);
+    assert_eq!(maps.live().rules.len(), 0);
+}
+
+#[test]
+fn a_backend_that_comes_back_is_the_same_rule() {
+    let mut maps = Reconciler::adopt(Memory::default()).unwrap();
+    maps.round(&shared(&[ONE, TWO]), &surroundings()).unwrap();
+    maps.round(&shared(&[TWO, THREE]), &surroundings()).unwrap();
+    let round = maps.round(&shared(&[ONE, TWO, THREE]), &surroundings()).unwrap();
+    assert_eq!(id_of(maps.live(), "web-1"), 1);
+    let revived = "~ RULES     #1 -> dnat web-1 (was dnat web-1, draining)";
+    assert_eq!(lines(&round.plan)[0], revived);
+    // Under another name, or at another place, it is another one.
+    let other = ("web-9", ONE.1);
+    maps.round(&shared(&[other, TWO, THREE]), &surroundings()).unwrap();
+    assert_eq!(id_of(maps.live(), "web-9"), 4);
+    assert!(is_draining(&maps.live().rules[&1]));
+}
+
+#[test]
+fn an_exclusive_rule_that_becomes_a_shared_one_keeps_its_sessions() {
+    let alone = state(
+        &[GATEWAY.to_owned(), eip("eip-d", "203.0.113.11"), dnat(ONE.0, "eip-d", 80, ONE.1)]
+            .concat(),
+    );
+    let mut maps = Reconciler::adopt(Memory::default()).unwrap();
+    maps.round(&alone, &surroundings()).unwrap();
+    for next in [shared(&[ONE, TWO]), shared(&[ONE])] {
+        assert!(maps.round(&next, &surroundings()).unwrap().plan.cut().is_none());
+        assert_eq!(id_of(maps.live(), ONE.0), 1);
+    }
+    // The other way round too; what drains has no shared port to drain from.
+    let round = maps.round(&alone, &surroundings()).unwrap();
+    assert_eq!(id_of(maps.live(), ONE.0), 1);
+    assert_eq!(round.plan.cut().unwrap().rules, [2].into());
+}
+
+#[test]
+fn a_weight_moves_slots_and_nothing_else() {
+    let mut desired = shared(&[ONE, TWO]);
+    let mut maps = Reconciler::adopt(Memory::default()).unwrap();
+    maps.round(&desired, &surroundings()).unwrap();
+    desired.dnats.values_mut().next().unwrap().backends[0].weight = 3;
+    let round = maps.round(&desired, &surroundings()).unwrap();
+    let expected = [
+        "~ BACKENDS_V4 #1 -> 10.0.1.10:80 of 203.0.113.11:80/tcp, weight 3 (was 10.0.1.10:80 of \
+         203.0.113.11:80/tcp, weight 1) [web-1]",
+        "~ SLOTS_V4  203.0.113.11:80/tcp -> slots 384 #1, 128 #2 (was slots 256 #1, 256 #2) \
+         [web-1, web-2]",
+    ];
+    assert_eq!(lines(&round.plan)[..2], expected);
+    assert_eq!(round.plan.changes.len(), 3);
 }
 
 #[test]

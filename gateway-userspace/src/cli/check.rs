@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use crate::desired::{DesiredState, Network, Owner, Previous, Resolutions, resolve_all};
+use crate::desired::{
+    Affinity, DesiredState, Dnat, Network, Owner, Previous, Resolutions, Sharing, resolve_all,
+};
 use crate::rejection::{Note, Rejection};
 use crate::source::yaml;
 
@@ -164,7 +166,11 @@ fn write_state(out: &mut impl Write, state: &DesiredState) -> std::io::Result<()
     }
     for (key, dnat) in &state.dnats {
         for backend in &dnat.backends {
-            let to = format!("{key} -> {}", backend.endpoint);
+            let share = match dnat.sharing {
+                Sharing::Exclusive => String::new(),
+                Sharing::Share => format!(" (weight {}{})", backend.weight, by_client(dnat)),
+            };
+            let to = format!("{key} -> {}{share}", backend.endpoint);
             rows.push(["dnat".into(), to, rule(&backend.owner, key.eip)]);
         }
     }
@@ -179,6 +185,13 @@ fn write_state(out: &mut impl Write, state: &DesiredState) -> std::io::Result<()
         writeln!(out, "  {what:<8}  {value:<width$}  {object}")?;
     }
     Ok(())
+}
+
+const fn by_client(dnat: &Dnat) -> &'static str {
+    match dnat.affinity {
+        Affinity::None => "",
+        Affinity::ClientIp => ", by client address",
+    }
 }
 
 fn of(network: Option<&Network>) -> String {

@@ -335,9 +335,12 @@ impl Daemon {
     }
 
     fn sweep(&mut self) {
-        if let Err(error) = self.maps.sweep() {
-            self.problems.set(Step::Maps, vec![chain(&error)]);
-            self.report();
+        match self.maps.sweep() {
+            Ok(drained) => rounds::log_plan(&drained),
+            Err(error) => {
+                self.problems.set(Step::Maps, vec![chain(&error)]);
+                self.report();
+            }
         }
     }
 }

@@ -296,7 +296,7 @@ fn no_gateway(settings: &Settings, resolution: &Resolution) -> DaemonError {
     }
 }
 
-fn log_plan(plan: &Plan) {
+pub(super) fn log_plan(plan: &Plan) {
     // The configuration changes with every round; alone it is not worth a line.
     let worth = |change: &&Change| !matches!(change, Change::Config(_));
     let lines = plan.changes.iter().filter(worth);

@@ -12,7 +12,7 @@ use super::attach::{self, AttachError, AttachKind};
 use super::maps::{Maps, MapsError};
 use super::pins::{Pins, PinsError, layouts};
 use super::probe::{self, ProbeError};
-use super::{Applied, Dataplane};
+use super::{Applied, Dataplane, Swept};
 use crate::image::MapImage;
 use crate::plan::{Families, Plan};
 
@@ -209,14 +209,12 @@ impl Dataplane for Kernel {
         Ok(applied)
     }
 
-    fn sweep(&mut self, families: Families) -> Result<u64, KernelError> {
+    fn sweep(&mut self, families: Families) -> Result<Swept, KernelError> {
         // Walking a map of two million slots takes 20 ms, even when it was never used.
-        if self.maps.counter(SESSIONS_OPENED)?.packets == 0 {
-            return Ok(0);
-        }
+        let used = self.maps.counter(SESSIONS_OPENED)?.packets > 0;
         let mut ended = 0;
         for (name, wanted) in [(SWEEP_V4, families.v4), (SWEEP_V6, families.v6)] {
-            if !wanted {
+            if !wanted || !used {
                 continue;
             }
             // What is in the frame does not matter, but there must be one.
@@ -227,7 +225,8 @@ impl Dataplane for Kernel {
             })?;
             ended += u64::from(run.return_value);
         }
-        Ok(ended)
+        let left = self.maps.settle_draining(families == Families::ALL)?;
+        Ok(Swept { ended, left })
     }
 }
 

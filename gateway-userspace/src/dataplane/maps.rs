@@ -5,14 +5,17 @@ use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray
 use aya::util::nr_cpus;
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
-    Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host, Pool, Rule, Session, SnatKey,
+    Backend, Config, Counter, Dnat, DnatKey, Draining, Eip, Fip, FipKey, Host, Pool, Rule, Session,
+    Slots, SnatKey,
 };
 use gateway_common::tuple::Tuple;
 use gateway_common::verdict::{SESSIONS_CLOSED, SESSIONS_OPENED};
 
+use std::collections::BTreeMap;
+
 use super::pins::{Pins, PinsError, is_full};
 use super::raw::{Octets, Raw};
-use crate::image::{Addressing, FamilyImage, MapImage};
+use crate::image::{Addressing, FamilyImage, MapImage, is_draining};
 use crate::plan::{Change, Edit, Entry};
 
 /// A map could not be read or changed.
@@ -53,6 +56,7 @@ pub enum MapsError {
 pub struct Maps {
     config: Array<MapData, Raw<Config>>,
     rules: HashMap<MapData, u32, Raw<Rule>>,
+    draining: HashMap<MapData, u32, Raw<Draining>>,
     rule_counters: PerCpuArray<MapData, Raw<Counter>>,
     counters: PerCpuArray<MapData, Raw<Counter>>,
     v4: FamilyMaps<V4>,
@@ -64,6 +68,8 @@ struct FamilyMaps<F: Family> {
     sessions: HashMap<MapData, Raw<Tuple<F>>, Raw<Session<F>>>,
     fips: HashMap<MapData, Raw<FipKey<F>>, Raw<Fip<F>>>,
     dnats: HashMap<MapData, Raw<DnatKey<F>>, Raw<Dnat<F>>>,
+    slots: HashMap<MapData, Raw<DnatKey<F>>, Raw<Slots>>,
+    backends: HashMap<MapData, u32, Raw<Backend<F>>>,
     snats: LpmTrie<MapData, Octets<F::Addr>, Raw<Pool<F>>>,
     eips: HashMap<MapData, Octets<F::Addr>, Raw<Eip>>,
     hosts: HashMap<MapData, Octets<F::Addr>, Raw<Host>>,
@@ -79,6 +85,7 @@ impl Maps {
         Ok(Self {
             config: open(pins, "CONFIG")?,
             rules: open(pins, "RULES")?,
+            draining: open(pins, "DRAINING")?,
             rule_counters: open(pins, "RULE_COUNTERS")?,
             counters: open(pins, "COUNTERS")?,
             v4: FamilyMaps::open(pins)?,
@@ -126,6 +133,7 @@ impl Maps {
                 if edit.old.is_none() {
                     self.zero(edit.key)?;
                 }
+                self.write_draining(edit)?;
                 write_hash(&mut self.rules, edit, |key| *key, Raw)
                     .map_err(failed("write", "RULES".into()))
             }
@@ -139,6 +147,52 @@ impl Maps {
             }
             Change::Cut(_) => Ok(()),
         }
+    }
+
+    /// Has the sweep count the sessions of a rule from when it drains until it no longer does.
+    fn write_draining(&mut self, edit: &Edit<u32, Rule>) -> Result<(), MapsError> {
+        let drains = |rule: &Option<Rule>| rule.as_ref().is_some_and(is_draining);
+        let unknown = Raw(Draining { met: 0, sessions: u32::MAX });
+        match (drains(&edit.old), drains(&edit.new)) {
+            (false, true) => self.draining.insert(edit.key, unknown, 0),
+            (true, false) => self.draining.remove(&edit.key).or_else(gone),
+            (false, false) | (true, true) => Ok(()),
+        }
+        .map_err(failed("write", "DRAINING".into()))
+    }
+
+    /// How many sessions each draining rule had when the last sweep met them; none before one did.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn draining(&self) -> Result<BTreeMap<u32, Option<u32>>, MapsError> {
+        let known =
+            |draining: Draining| (draining.sessions != u32::MAX).then_some(draining.sessions);
+        entries(&self.draining)
+            .map(|entry| entry.map(|(rule, draining)| (rule, known(draining.0))))
+            .collect::<Result<_, _>>()
+            .map_err(failed("read", "DRAINING".into()))
+    }
+
+    /// Ends the count of a sweep and begins that of the next one. What a sweep of one family has met
+    /// is not all there is: without `whole` it is forgotten, and nothing is returned.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be changed.
+    pub fn settle_draining(&mut self, whole: bool) -> Result<BTreeMap<u32, u32>, MapsError> {
+        let failed = || failed("write", "DRAINING".into());
+        let counted: Vec<_> = entries(&self.draining).collect::<Result<_, _>>().map_err(failed())?;
+        let mut left = BTreeMap::new();
+        for (rule, Raw(Draining { met, sessions })) in counted {
+            let sessions = if whole { met } else { sessions };
+            self.draining.insert(rule, Raw(Draining { met: 0, sessions }), 0).map_err(failed())?;
+            if whole {
+                left.insert(rule, met);
+            }
+        }
+        Ok(left)
     }
 
     /// Sets the counter of a rule to zero.
@@ -296,6 +350,8 @@ impl<F: Addressing> FamilyMaps<F> {
             sessions: open(pins, &named("SESSIONS"))?,
             fips: open(pins, &named("FIPS"))?,
             dnats: open(pins, &named("DNATS"))?,
+            slots: open(pins, &named("SLOTS"))?,
+            backends: open(pins, &named("BACKENDS"))?,
             snats: open(pins, &named("SNATS"))?,
             eips: open(pins, &named("EIPS"))?,
             hosts: open(pins, &named("HOSTS"))?,
@@ -313,6 +369,14 @@ impl<F: Addressing> FamilyMaps<F> {
                 .map(|entry| entry.map(|(key, dnat)| (key.0, dnat.0)))
                 .collect::<Result<_, _>>()
                 .map_err(failed("DNATS"))?,
+            slots: entries(&self.slots)
+                .map(|entry| entry.map(|(key, slots)| (key.0, slots.0)))
+                .collect::<Result<_, _>>()
+                .map_err(failed("SLOTS"))?,
+            backends: entries(&self.backends)
+                .map(|entry| entry.map(|(rule, backend)| (rule, backend.0)))
+                .collect::<Result<_, _>>()
+                .map_err(failed("BACKENDS"))?,
             snats: self
                 .snats
                 .iter()
@@ -333,6 +397,12 @@ impl<F: Addressing> FamilyMaps<F> {
         match entry {
             Entry::Fip(edit) => {
                 write_hash(&mut self.fips, edit, |key| Raw(*key), Raw).map_err(failed("FIPS"))
+            }
+            Entry::Backend(edit) => {
+                write_hash(&mut self.backends, edit, |rule| *rule, Raw).map_err(failed("BACKENDS"))
+            }
+            Entry::Slots(edit) => {
+                write_hash(&mut self.slots, edit, |key| Raw(*key), Raw).map_err(failed("SLOTS"))
             }
             Entry::Dnat(edit) => {
                 write_hash(&mut self.dnats, edit, |key| Raw(*key), Raw).map_err(failed("DNATS"))

@@ -1,7 +1,9 @@
 //! A data plane in memory, which can be told to fail.
 
-use super::{Applied, Dataplane};
-use crate::image::MapImage;
+use std::collections::BTreeMap;
+
+use super::{Applied, Dataplane, Swept};
+use crate::image::{MapImage, is_draining};
 use crate::plan::{Families, Plan};
 
 /// Maps without a kernel.
@@ -13,6 +15,8 @@ pub struct Memory {
     pub patience: Option<usize>,
     /// How often sessions were swept.
     pub sweeps: u64,
+    /// How many sessions rules have that are draining; none if they are not here.
+    pub sessions: BTreeMap<u32, u32>,
 }
 
 /// The change that was refused.
@@ -44,8 +48,13 @@ impl Dataplane for Memory {
         Ok(applied)
     }
 
-    fn sweep(&mut self, _families: Families) -> Result<u64, Refused> {
+    fn sweep(&mut self, families: Families) -> Result<Swept, Refused> {
         self.sweeps += 1;
-        Ok(0)
+        if families != Families::ALL {
+            return Ok(Swept::default());
+        }
+        let draining = self.image.rules.iter().filter(|(_, rule)| is_draining(rule));
+        let left = draining.map(|(id, _)| (*id, self.sessions.get(id).copied().unwrap_or(0)));
+        Ok(Swept { ended: 0, left: left.collect() })
     }
 }

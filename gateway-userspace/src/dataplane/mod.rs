@@ -24,6 +24,8 @@ pub mod recount;
 
 pub(crate) use self::raw::link_address;
 
+use std::collections::BTreeMap;
+
 use crate::image::MapImage;
 use crate::plan::{Action, Families, Plan};
 
@@ -47,12 +49,21 @@ pub trait Dataplane {
     /// When a change is refused. The changes before it stay; [`Dataplane::read`] tells which.
     fn apply(&mut self, plan: &Plan) -> Result<Applied, Self::Error>;
 
-    /// Ends sessions of these families that are idle or whose rule is gone. Returns how many.
+    /// Ends sessions of these families that are idle or whose rule is gone.
     ///
     /// # Errors
     ///
     /// When the maps cannot be walked.
-    fn sweep(&mut self, families: Families) -> Result<u64, Self::Error>;
+    fn sweep(&mut self, families: Families) -> Result<Swept, Self::Error>;
+}
+
+/// What [`Dataplane::sweep`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// How many sessions ended.
+    pub ended: u64,
+    /// How many sessions each draining rule has left. Empty unless both families were swept.
+    pub left: BTreeMap<u32, u32>,
 }
 
 /// What [`Dataplane::apply`] did.

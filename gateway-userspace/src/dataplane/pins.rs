@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType};
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
-    ABI_VERSION, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host,
-    Identification, Neighbor, Pool, Rule, Session, SnatKey, XdpFacts,
+    ABI_VERSION, Backend, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Draining, Eip,
+    Fip, FipKey, Host, Identification, Neighbor, Pool, Rule, Session, Slots, SnatKey, XdpFacts,
 };
 use gateway_common::tuple::Tuple;
 use gateway_common::verdict::NextHop;
@@ -35,12 +35,14 @@ const fn layout<K, V>(name: &'static str, kind: MapType) -> Layout {
     Layout { name, kind, key_bytes: size_of::<K>(), value_bytes: size_of::<V>() }
 }
 
-const fn family<F: Family>(names: [&'static str; 8]) -> [Layout; 8] {
-    let [sessions, fips, dnats, snats, fragments, eips, hosts, neighbors] = names;
+const fn family<F: Family>(names: [&'static str; 10]) -> [Layout; 10] {
+    let [sessions, fips, dnats, slots, backends, snats, fragments, eips, hosts, neighbors] = names;
     [
         layout::<Tuple<F>, Session<F>>(sessions, MapType::Hash),
         layout::<FipKey<F>, Fip<F>>(fips, MapType::Hash),
         layout::<DnatKey<F>, Dnat<F>>(dnats, MapType::Hash),
+        layout::<DnatKey<F>, Slots>(slots, MapType::Hash),
+        layout::<u32, Backend<F>>(backends, MapType::Hash),
         layout::<SnatKey<F>, Pool<F>>(snats, MapType::LpmTrie),
         layout::<DatagramKey<F>, Datagram>(fragments, MapType::LruHash),
         layout::<F::Addr, Eip>(eips, MapType::Hash),
@@ -49,29 +51,34 @@ const fn family<F: Family>(names: [&'static str; 8]) -> [Layout; 8] {
     ]
 }
 
-const V4_MAPS: [Layout; 8] = family::<V4>([
+const V4_MAPS: [Layout; 10] = family::<V4>([
     "SESSIONS_V4",
     "FIPS_V4",
     "DNATS_V4",
+    "SLOTS_V4",
+    "BACKENDS_V4",
     "SNATS_V4",
     "FRAGMENTS_V4",
     "EIPS_V4",
     "HOSTS_V4",
     "NEIGHBORS_V4",
 ]);
-const V6_MAPS: [Layout; 8] = family::<V6>([
+const V6_MAPS: [Layout; 10] = family::<V6>([
     "SESSIONS_V6",
     "FIPS_V6",
     "DNATS_V6",
+    "SLOTS_V6",
+    "BACKENDS_V6",
     "SNATS_V6",
     "FRAGMENTS_V6",
     "EIPS_V6",
     "HOSTS_V6",
     "NEIGHBORS_V6",
 ]);
-const COMMON_MAPS: [Layout; 8] = [
+const COMMON_MAPS: [Layout; 9] = [
     layout::<u32, Config>("CONFIG", MapType::Array),
     layout::<u32, Rule>("RULES", MapType::Hash),
+    layout::<u32, Draining>("DRAINING", MapType::Hash),
     layout::<u32, Counter>("RULE_COUNTERS", MapType::PerCpuArray),
     layout::<u32, Counter>("COUNTERS", MapType::PerCpuArray),
     layout::<u32, Identification>("IDENTIFICATIONS", MapType::Array),

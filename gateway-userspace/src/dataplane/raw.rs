@@ -4,8 +4,8 @@
 use aya::Pod;
 use gateway_common::family::{Address, Family};
 use gateway_common::records::{
-    Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host, Neighbor, Pool, Record, Rule, Session,
-    XdpFacts,
+    Backend, Config, Counter, Dnat, DnatKey, Draining, Eip, Fip, FipKey, Host, Neighbor, Pool,
+    Record, Rule, Session, Slots, XdpFacts,
 };
 use gateway_common::tuple::Tuple;
 use gateway_common::verdict::NextHop;
@@ -36,10 +36,7 @@ macro_rules! pods {
 
 const fn is_record<T: Record>() {}
 
-pods!(
-    Config, Counter, Eip, Host, Neighbor, Rule, XdpFacts;
-    Dnat, DnatKey, Fip, FipKey, NextHop, Pool, Session, Tuple
-);
+pods!(Config, Counter, Draining, Eip, Host, Neighbor, Rule, Slots, XdpFacts; Backend, Dnat, DnatKey, Fip, FipKey, NextHop, Pool, Session, Tuple);
 
 /// An address as a key, or as part of the key of a longest-prefix trie.
 #[derive(Clone, Copy, Debug)]

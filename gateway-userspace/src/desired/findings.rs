@@ -40,6 +40,9 @@ impl Site {
     }
 
     fn path(&self, field: &str) -> String {
+        if field.starts_with("metadata.") {
+            return field.to_owned();
+        }
         format!("{}.{field}", self.base)
     }
 }

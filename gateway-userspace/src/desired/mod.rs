@@ -12,8 +12,10 @@
 //! - An outside Subnet that is not in the input: a static EIP is a single address, unchecked; an
 //!   EIP without an address waits for the Subnet.
 //! - An EIP with an address of each family is two EIPs; a rule uses the one of its own family.
+//! - A shared port has session affinity as soon as one of its rules asks for it.
 
 mod allocation;
+mod annotation;
 mod eip;
 mod findings;
 mod gateway;
@@ -30,8 +32,8 @@ use std::sync::Arc;
 pub use self::allocation::{AllocationError, Allocations};
 use self::resolve::resolve_once;
 pub use self::state::{
-    Backend, DesiredState, Dnat, DnatKey, Eip, Fip, Gateway, Network, Owner, Port, Protocol,
-    Sharing, Snat, SnatEip,
+    Affinity, Backend, DesiredState, Dnat, DnatKey, Eip, Fip, Gateway, MAX_WEIGHT, Network, Owner,
+    Port, Protocol, Sharing, Snat, SnatEip,
 };
 use crate::crd::ObjectRef;
 use crate::rejection::{Note, Rejection, Remark};

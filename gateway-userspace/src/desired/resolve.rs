@@ -141,14 +141,22 @@ fn states(
         rules.inline(site, &object.spec);
     }
     for (site, object) in &index.fips {
-        rules.fip(site, EipName::Object(&object.spec.eip), &object.spec.internal_ip);
+        if rules.annotated(site, &object.metadata) {
+            rules.fip(site, EipName::Object(&object.spec.eip), &object.spec.internal_ip);
+        }
     }
     for (site, object) in &index.dnats {
-        rules.dnat(site, EipName::Object(&object.spec.eip), &object.spec);
+        if rules.annotated(site, &object.metadata) {
+            let eip = EipName::Object(&object.spec.eip);
+            rules.dnat(site, eip, &object.spec, &object.metadata);
+        }
     }
     for (site, object) in &index.snats {
-        rules.snat(site, EipName::Object(&object.spec.eip), &object.spec.internal_cidr);
+        if rules.annotated(site, &object.metadata) {
+            rules.snat(site, EipName::Object(&object.spec.eip), &object.spec.internal_cidr);
+        }
     }
+    rules.settle_affinity();
     for (name, state) in &mut states {
         state.eips = eips.take_gateway(name);
         remark(state, findings);

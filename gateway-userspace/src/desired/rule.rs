@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::eip::{Eips, Named};
 use super::findings::{Findings, Site};
-use super::value;
 use super::{
-    Backend, DesiredState, Dnat, DnatKey, Fip, Owner, Port, Protocol, Sharing, Snat, SnatEip,
+    Affinity, Backend, DesiredState, Dnat, DnatKey, Fip, Owner, Port, Protocol, Sharing, Snat,
+    SnatEip,
 };
-use crate::crd::{DnatSpec, Kind, NatGatewaySpec, ObjectRef};
+use super::{annotation, value};
+use crate::crd::{DnatSpec, Kind, Metadata, NatGatewaySpec, ObjectRef};
 use crate::rejection::{Claim, Note, Problem, Remark, Role};
 
 /// Puts rules into the states of their gateways.
@@ -19,6 +20,8 @@ pub(super) struct Rules<'r> {
     pub(super) findings: &'r mut Findings,
     /// The FIP of each internal address.
     internal: BTreeMap<(String, IpAddr), Owner>,
+    /// What the rules of shared ports say about affinity.
+    affinities: BTreeMap<(String, DnatKey), Vec<(Affinity, Site)>>,
 }
 
 /// How a rule names its EIP.
@@ -44,7 +47,7 @@ impl<'r> Rules<'r> {
         states: &'r mut BTreeMap<String, DesiredState>,
         findings: &'r mut Findings,
     ) -> Self {
-        Self { eips, states, findings, internal: BTreeMap::new() }
+        Self { eips, states, findings, internal: BTreeMap::new(), affinities: BTreeMap::new() }
     }
 
     /// The rules in the spec of a v1.7 gateway.
@@ -64,12 +67,18 @@ impl<'r> Rules<'r> {
                 internal_port: rule.internal_port.clone(),
                 sharing: String::new(),
             };
-            self.dnat(&site, EipName::Address(name, &rule.eip), &spec);
+            let eip = EipName::Address(name, &rule.eip);
+            self.dnat(&site, eip, &spec, &Metadata::default());
         }
         for (index, rule) in spec.snat_rules.iter().enumerate() {
             let site = site.entry("snatRules", index);
             self.snat(&site, EipName::Address(name, &rule.eip), &rule.internal_cidr);
         }
+    }
+
+    /// Whether all annotations of an object are known; rejects those that are not.
+    pub(super) fn annotated(&mut self, site: &Site, metadata: &Metadata) -> bool {
+        annotation::check(site, metadata, self.findings)
     }
 
     pub(super) fn fip(&mut self, site: &Site, eip: EipName<'_>, internal: &str) {
@@ -99,20 +108,38 @@ impl<'r> Rules<'r> {
         state.fips.insert(eip, Fip { internal, owner: site.owner() });
     }
 
-    pub(super) fn dnat(&mut self, site: &Site, eip: EipName<'_>, spec: &DnatSpec) {
+    pub(super) fn dnat(
+        &mut self,
+        site: &Site,
+        eip: EipName<'_>,
+        spec: &DnatSpec,
+        metadata: &Metadata,
+    ) {
         let Some(target) = self.target(site, eip) else { return };
-        let Some((port, protocol, sharing, endpoint)) = self.dnat_values(&target.site, spec) else {
-            return;
-        };
+        let values = self.dnat_values(&target.site, spec);
+        let balance = self.balance_values(&target.site, metadata);
+        let Some((port, protocol, sharing, endpoint)) = values else { return };
+        let Some((weight, affinity)) = balance else { return };
         let (internal, site) = (endpoint.ip(), &target.site);
         let Some(eip) = self.of_family(&target, internal.is_ipv4(), &internal.to_string()) else {
             return;
         };
         let key = DnatKey { eip, protocol, port };
-        let backend = Backend { endpoint, owner: site.owner() };
+        let backend = Backend { endpoint, weight, owner: site.owner() };
+        if sharing == Sharing::Exclusive {
+            for name in [annotation::WEIGHT, annotation::SESSION_AFFINITY] {
+                if metadata.annotations.contains_key(name) {
+                    self.findings.note(site, &annotation::path(name), Remark::NotShared);
+                }
+            }
+        } else if let Some(affinity) = affinity {
+            let said = self.affinities.entry((target.gateway.clone(), key)).or_default();
+            said.push((affinity, site.clone()));
+        }
         let Some(state) = self.states.get_mut(&target.gateway) else { return };
         let Some(dnat) = state.dnats.get_mut(&key) else {
-            state.dnats.insert(key, Dnat { sharing, backends: vec![backend] });
+            let affinity = Affinity::default();
+            state.dnats.insert(key, Dnat { sharing, affinity, backends: vec![backend] });
             return;
         };
         if (dnat.sharing, sharing) != (Sharing::Share, Sharing::Share) {
@@ -126,6 +153,31 @@ impl<'r> Rules<'r> {
                 self.findings.reject(site, "internalIp", problem);
             }
             Err(index) => dnat.backends.insert(index, backend),
+        }
+    }
+
+    /// Decides for each shared port whether it has session affinity, once all rules are known: it
+    /// does if one of its rules asks for it. No order of the rules matters, and none loses its
+    /// backend because another one was edited.
+    pub(super) fn settle_affinity(&mut self) {
+        for ((gateway, key), said) in std::mem::take(&mut self.affinities) {
+            let dnat = self.states.get_mut(&gateway).and_then(|state| state.dnats.get_mut(&key));
+            let Some(dnat) = dnat else { continue };
+            // A rule that was rejected has no say.
+            let heard = |site: &Site| {
+                dnat.backends.iter().any(|backend| backend.owner.object == site.object)
+            };
+            let said: Vec<_> = said.iter().filter(|(_, site)| heard(site)).collect();
+            let asks = said.iter().find(|(affinity, _)| *affinity == Affinity::ClientIp);
+            let Some((_, asking)) = asks else { continue };
+            dnat.affinity = Affinity::ClientIp;
+            for (affinity, site) in said {
+                if *affinity == Affinity::None {
+                    let (other, port) = (asking.object.clone(), key.to_string());
+                    let field = annotation::path(annotation::SESSION_AFFINITY);
+                    self.findings.note(site, &field, Remark::OtherAffinity { other, port });
+                }
+            }
         }
     }
 
@@ -161,6 +213,19 @@ impl<'r> Rules<'r> {
         let internal = self.findings.accept(site, "internalPort", port(&spec.internal_port.0));
         let sharing = self.findings.accept(site, "type", value::sharing(&spec.sharing));
         Some((external?, protocol?, sharing?, SocketAddr::new(address?, internal?.get())))
+    }
+
+    /// Reads the annotations of a DNAT rule and reports every bad one.
+    fn balance_values(
+        &mut self,
+        site: &Site,
+        metadata: &Metadata,
+    ) -> Option<(u16, Option<Affinity>)> {
+        let (weight, affinity) = (annotation::weight(metadata), annotation::affinity(metadata));
+        let weight = self.findings.accept(site, &annotation::path(annotation::WEIGHT), weight);
+        let path = annotation::path(annotation::SESSION_AFFINITY);
+        let affinity = self.findings.accept(site, &path, affinity);
+        Some((weight?, affinity?))
     }
 
     /// The EIP that a rule names, or a rejection, or a note if that one was rejected itself.
@@ -244,9 +309,5 @@ pub(super) fn remark(state: &DesiredState, findings: &mut Findings) {
                 note(&backend.owner, Remark::ShadowedByFip { fip, eip })
             }));
         }
-        findings.notes.extend(dnat.backends.iter().skip(1).map(|backend| {
-            let first = dnat.backends[0].owner.object.clone();
-            note(&backend.owner, Remark::NotBalancedYet { first })
-        }));
     }
 }

@@ -117,6 +117,8 @@ impl Serialize for DnatKey {
 pub struct Dnat {
     /// Whether other rules may add backends.
     pub sharing: Sharing,
+    /// Whether a client keeps its backend. It does anyway while a connection lasts.
+    pub affinity: Affinity,
     /// The backends in the order of their endpoints; never empty.
     pub backends: Vec<Backend>,
 }
@@ -126,6 +128,9 @@ pub struct Dnat {
 pub struct Backend {
     /// The internal address and port.
     pub endpoint: SocketAddr,
+    /// Its share of the new connections, in proportion to the weights of the others: from 1 to
+    /// [`MAX_WEIGHT`].
+    pub weight: u16,
     /// The object.
     pub owner: Owner,
 }
@@ -139,6 +144,20 @@ pub enum Sharing {
     /// Any number of rules, each a backend.
     Share,
 }
+
+/// Which backend of a shared port a new connection gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Affinity {
+    /// Any, at random.
+    #[default]
+    None,
+    /// The same for all connections of a client address.
+    #[serde(rename = "ClientIP")]
+    ClientIp,
+}
+
+/// The greatest [`Backend::weight`].
+pub const MAX_WEIGHT: u16 = 256;
 
 /// The external addresses of one internal CIDR.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -220,6 +239,15 @@ impl FromStr for Protocol {
 pub struct Port(NonZeroU16);
 
 impl Port {
+    /// The port of that number, unless it is 0.
+    #[must_use]
+    pub const fn new(number: u16) -> Option<Self> {
+        match NonZeroU16::new(number) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
+    }
+
     /// The number.
     #[must_use]
     pub const fn get(self) -> u16 {

@@ -5,13 +5,15 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use gateway_common::records::{
-    Config, Dnat, DnatKey, Fip, FipKey, HostLimits, Pool, Rule, SnatKey,
+    Backend, Balance, Config, Dnat, DnatKey, Fip, FipKey, HostLimits, Pool, Rule, Slots, SnatKey,
 };
 use gateway_common::wire::transport::{TCP, UDP};
 use serde::{Serialize, Serializer};
 
 use super::{Action, Change, Edit, Entry, Plan};
-use crate::image::{Addressing, MapImage, is_inbound, kind_of, members, name_of, prefix};
+use crate::image::{
+    Addressing, MapImage, is_draining, is_exclusive, is_inbound, kind_of, members, name_of, prefix,
+};
 
 /// A change as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -112,6 +114,8 @@ fn show<K, V>(
 fn show_entry<F: Addressing>(entry: &Entry<F>) -> (String, String, String, Option<String>) {
     let (shown, map) = match entry {
         Entry::Fip(edit) => (show(edit, show_fip_key::<F>, show_fip::<F>), "FIPS"),
+        Entry::Backend(edit) => (show(edit, |id| format!("#{id}"), show_backend::<F>), "BACKENDS"),
+        Entry::Slots(edit) => (show(edit, show_dnat_key::<F>, show_slots), "SLOTS"),
         Entry::Dnat(edit) => (show(edit, show_dnat_key::<F>, show_dnat::<F>), "DNATS"),
         Entry::Snat(edit) => (show(edit, show_snat_key::<F>, show_pool::<F>), "SNATS"),
         Entry::Eip(edit) => {
@@ -122,7 +126,8 @@ fn show_entry<F: Addressing>(entry: &Entry<F>) -> (String, String, String, Optio
 }
 
 fn show_rule(rule: &Rule) -> String {
-    format!("{} {}", kind_of(rule), name_of(rule))
+    let state = if is_draining(rule) { ", draining" } else { "" };
+    format!("{} {}{state}", kind_of(rule), name_of(rule))
 }
 
 fn show_fip_key<F: Addressing>(key: &FipKey<F>) -> String {
@@ -139,7 +144,32 @@ fn show_dnat_key<F: Addressing>(key: &DnatKey<F>) -> String {
 }
 
 fn show_dnat<F: Addressing>(dnat: &Dnat<F>) -> String {
-    SocketAddr::new(F::decode(dnat.address), dnat.port).to_string()
+    let endpoint = SocketAddr::new(F::decode(dnat.address), dnat.port);
+    match Balance::from_u16(dnat.balance) {
+        Some(Balance::Random) => format!("its slots, else {endpoint}"),
+        Some(Balance::ClientAddress) => format!("its slots by client address, else {endpoint}"),
+        Some(Balance::Exclusive) | None => endpoint.to_string(),
+    }
+}
+
+fn show_backend<F: Addressing>(backend: &Backend<F>) -> String {
+    let endpoint = SocketAddr::new(F::decode(backend.address), backend.port);
+    format!("{endpoint} of {}, weight {}", show_dnat_key(&backend.key), backend.weight)
+}
+
+/// How many slots each rule has.
+fn show_slots(slots: &Slots) -> String {
+    let shares: Vec<_> =
+        shares(slots).into_iter().map(|(rule, share)| format!("{share} #{rule}")).collect();
+    format!("slots {}", shares.join(", "))
+}
+
+fn shares(slots: &Slots) -> BTreeMap<u32, usize> {
+    let mut shares = BTreeMap::new();
+    for rule in slots.rules {
+        *shares.entry(rule).or_default() += 1;
+    }
+    shares
 }
 
 fn show_snat_key<F: Addressing>(key: &SnatKey<F>) -> String {
@@ -203,7 +233,16 @@ fn rules_of(change: &Change) -> BTreeSet<u32> {
 fn entry_rules<F: Addressing>(entry: &Entry<F>) -> BTreeSet<u32> {
     match entry {
         Entry::Fip(edit) => edit.new.or(edit.old).map(|fip| fip.rule).into_iter().collect(),
-        Entry::Dnat(edit) => edit.new.or(edit.old).map(|dnat| dnat.rule).into_iter().collect(),
+        Entry::Backend(edit) => [edit.key].into(),
+        Entry::Slots(edit) => edit
+            .new
+            .or(edit.old)
+            .map(|slots| shares(&slots).into_keys().collect())
+            .unwrap_or_default(),
+        // The rules of a shared port are those of its slots.
+        Entry::Dnat(edit) => {
+            edit.new.or(edit.old).filter(is_exclusive).map(|dnat| dnat.rule).into_iter().collect()
+        }
         Entry::Snat(edit) => edit
             .new
             .or(edit.old)

@@ -13,7 +13,9 @@ mod describe;
 use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_common::family::{Family, V4, V6};
-use gateway_common::records::{Config, Dnat, DnatKey, Fip, FipKey, Pool, Rule, SnatKey};
+use gateway_common::records::{
+    Backend, Config, Dnat, DnatKey, Fip, FipKey, Pool, Rule, Slots, SnatKey,
+};
 
 use crate::image::{Addressing, MapImage, members};
 
@@ -71,6 +73,10 @@ impl Families {
 pub enum Entry<F: Family> {
     /// `FIPS_*`.
     Fip(Edit<FipKey<F>, Fip<F>>),
+    /// `BACKENDS_*`.
+    Backend(Edit<u32, Backend<F>>),
+    /// `SLOTS_*`. Boxed, because a table is a hundred times as large as the others.
+    Slots(Box<Edit<DnatKey<F>, Slots>>),
     /// `DNATS_*`.
     Dnat(Edit<DnatKey<F>, Dnat<F>>),
     /// `SNATS_*`. Boxed, because a pool is ten times as large as the others.
@@ -163,6 +169,8 @@ impl<F: Family> Entry<F> {
     pub const fn action(&self) -> Action {
         match self {
             Self::Fip(edit) => edit.action(),
+            Self::Backend(edit) => edit.action(),
+            Self::Slots(edit) => edit.action(),
             Self::Dnat(edit) => edit.action(),
             Self::Snat(edit) => edit.action(),
             Self::Eip(edit) => edit.action(),
@@ -173,6 +181,8 @@ impl<F: Family> Entry<F> {
     fn rules_before(&self) -> Vec<u32> {
         match self {
             Self::Fip(edit) => edit.old.iter().map(|fip| fip.rule).collect(),
+            Self::Backend(edit) => edit.old.iter().map(|_| edit.key).collect(),
+            Self::Slots(_) => Vec::new(),
             Self::Dnat(edit) => edit.old.iter().map(|dnat| dnat.rule).collect(),
             Self::Snat(edit) => {
                 edit.old.iter().flat_map(members).map(|member| member.rule).collect()
@@ -216,8 +226,10 @@ pub fn diff(live: &MapImage, desired: &MapImage) -> Plan {
     let (eips, entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(Change::is_eip);
     let (eips_gone, eips_made): (Vec<_>, Vec<_>) =
         eips.into_iter().partition(|change| change.action() == Action::Delete);
-    let (entries_gone, entries_made): (Vec<_>, Vec<_>) =
+    let (mut entries_gone, entries_made): (Vec<_>, Vec<_>) =
         entries.into_iter().partition(|change| change.action() == Action::Delete);
+    // What leads somewhere goes before that to which it leads.
+    entries_gone.reverse();
     let mut changes = eips_made;
     changes.extend(rules.into_iter().map(Change::Rule));
     changes.extend(entries_made);
@@ -262,11 +274,16 @@ fn family_edits<F: Addressing>(
 ) -> Vec<Change> {
     let (live, desired) = (F::of(live), F::of(desired));
     let fips = edits(&live.fips, &desired.fips).into_iter().map(Entry::Fip);
+    let backends = edits(&live.backends, &desired.backends).into_iter().map(Entry::Backend);
+    let slots =
+        edits(&live.slots, &desired.slots).into_iter().map(|edit| Entry::Slots(Box::new(edit)));
     let dnats = edits(&live.dnats, &desired.dnats).into_iter().map(Entry::Dnat);
     let snats =
         edits(&live.snats, &desired.snats).into_iter().map(|edit| Entry::Snat(Box::new(edit)));
     let eips = edits(&live.eips, &desired.eips).into_iter().map(Entry::Eip);
-    fips.chain(dnats).chain(snats).chain(eips).map(change).collect()
+    // A slot leads to a backend and a port to its slots, so they come in this order.
+    let chain = fips.chain(backends).chain(slots).chain(dnats).chain(snats).chain(eips);
+    chain.map(change).collect()
 }
 
 fn split_deletes<K, V>(edits: &mut Vec<Edit<K, V>>) -> Vec<Edit<K, V>> {
@@ -310,6 +327,8 @@ impl MapImage {
         let family = F::of_mut(self);
         match entry {
             Entry::Fip(edit) => put(&mut family.fips, edit),
+            Entry::Backend(edit) => put(&mut family.backends, edit),
+            Entry::Slots(edit) => put(&mut family.slots, edit),
             Entry::Dnat(edit) => put(&mut family.dnats, edit),
             Entry::Snat(edit) => put(&mut family.snats, edit),
             Entry::Eip(edit) => put(&mut family.eips, edit),

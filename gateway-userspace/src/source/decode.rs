@@ -80,7 +80,7 @@ impl<'a> Decoder<'a, 'a, '_> {
         self.snapshot.objects.push(Arc::new(SourceObject {
             origin: self.origin.clone(),
             object,
-            lines: field(self.node, "spec").map(lines_of).unwrap_or_default(),
+            lines: lines_of(self.node),
         }));
         Ok(())
     }
@@ -242,8 +242,8 @@ fn check_name(name: &str) -> Result<(), Problem> {
     })
 }
 
-/// The line of every field under `spec`.
-fn lines_of(spec: &Node<'_>) -> Box<[(Box<str>, u32)]> {
+/// The line of every field under `spec`, and of every annotation.
+fn lines_of(object: &Node<'_>) -> Box<[(Box<str>, u32)]> {
     fn collect(node: &Node<'_>, path: &str, lines: &mut Vec<(Box<str>, u32)>) {
         match &node.value {
             Value::Map(entries) => {
@@ -265,6 +265,12 @@ fn lines_of(spec: &Node<'_>) -> Box<[(Box<str>, u32)]> {
     }
 
     let mut lines = Vec::new();
-    collect(spec, "spec", &mut lines);
+    if let Some(spec) = field(object, "spec") {
+        collect(spec, "spec", &mut lines);
+    }
+    let metadata = field(object, "metadata");
+    if let Some(annotations) = metadata.and_then(|metadata| field(metadata, "annotations")) {
+        collect(annotations, "metadata.annotations", &mut lines);
+    }
     lines.into()
 }

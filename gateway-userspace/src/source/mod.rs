@@ -30,7 +30,7 @@ pub struct SourceObject {
     pub origin: Origin,
     /// The object.
     pub object: Object,
-    /// The line of each field of `spec`, for messages.
+    /// The line of each field of `spec` and of each annotation, for messages.
     pub(crate) lines: Box<[(Box<str>, u32)]>,
 }
 

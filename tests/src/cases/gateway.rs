@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use gateway_common::records::{Config, Counter, Eip, Host};
+use gateway_common::records::{Balance, Config, Counter, Eip, Host};
 use gateway_common::tuple::Direction;
+use gateway_userspace::balance::assign;
 
 use super::Sent;
 use crate::build_packet::{Draft, embed, end, unembed};
@@ -94,6 +95,72 @@ impl<'a> Gateway<'a> {
         let (external, inside) = (self.endpoint(external), self.endpoint(inside));
         self.add(NatRule::Dnat { external, protocol, inside, id }, &[id]);
         id
+    }
+
+    /// Adds a port that several backends share, given with their weights. Returns the ids of their
+    /// rules.
+    pub fn share(
+        &mut self,
+        external: &str,
+        protocol: u8,
+        balance: Balance,
+        insides: &[(&str, u16)],
+    ) -> Vec<u32> {
+        let ids: Vec<u32> = (self.next_id()..).take(insides.len()).collect();
+        let weights: Vec<_> =
+            ids.iter().zip(insides).map(|(id, (_, weight))| (*id, *weight)).collect();
+        let insides = insides.iter().map(|(inside, _)| self.endpoint(inside));
+        let rule = NatRule::Share {
+            external: self.endpoint(external),
+            protocol,
+            balance,
+            backends: insides.zip(ids.iter().copied()).collect(),
+            slots: Box::new(assign(None, &weights).expect("backends")),
+        };
+        self.add(rule, &ids);
+        ids
+    }
+
+    /// Replaces the backends of the shared port that rule `id` is for: keeps those in `stay`, drains
+    /// the others, adds `joins`. Returns the ids of those. All have the same weight.
+    ///
+    /// # Panics
+    /// There is no such rule.
+    pub fn rebalance(&mut self, id: u32, stay: &[u32], joins: &[&str]) -> Vec<u32> {
+        let fresh: Vec<u32> = (self.next_id()..).take(joins.len()).collect();
+        let joins: Vec<_> = joins.iter().map(|inside| self.endpoint(inside)).collect();
+        let mut rule = self.rules.get(&id).expect("a rule of this case").clone();
+        let NatRule::Share { backends, slots, .. } = &mut rule else {
+            panic!("rule {id} is no shared port");
+        };
+        let gone: Vec<_> =
+            backends.extract_if(.., |(_, id)| !stay.contains(id)).map(|(_, id)| id).collect();
+        backends.extend(joins.into_iter().zip(fresh.iter().copied()));
+        let weights: Vec<_> = backends.iter().map(|(_, id)| (*id, 1)).collect();
+        **slots = assign(Some(slots), &weights).expect("backends");
+        let ids = rule.ids();
+        gone.iter().for_each(|id| self.backend.drain(*id));
+        self.add(rule, &ids);
+        fresh
+    }
+
+    /// Removes the slot table of the shared port that rule `id` is for, and nothing else.
+    ///
+    /// # Panics
+    /// There is no such rule.
+    pub fn lose_slots(&mut self, id: u32) {
+        let rule = self.rules.get(&id).expect("a rule of this case");
+        self.backend.lose_slots(rule);
+    }
+
+    /// Removes the rule of this id from the map of rules, and nothing else.
+    pub fn end(&mut self, id: u32) {
+        self.backend.set_rule(id, None);
+    }
+
+    /// How many sessions of a draining rule the last sweep has met.
+    pub fn left(&mut self, id: u32) -> u32 {
+        self.backend.left(id)
     }
 
     /// Adds the pool of a source prefix. Returns the ids of the rules, one for each EIP.

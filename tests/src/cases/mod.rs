@@ -16,6 +16,7 @@ mod limits;
 mod malformed;
 mod ports;
 mod sent;
+mod share;
 mod snat;
 mod unmatched;
 
@@ -146,6 +147,23 @@ cases! {
         a_backend_outside_is_refused,
         a_removed_rule_no_longer_opens,
         udp_and_tcp_of_one_port_are_two_rules,
+    }
+    share {
+        a_flow_gets_a_backend_and_keeps_it,
+        new_flows_are_shared_by_weight,
+        a_client_keeps_its_backend_for_all_flows,
+        clients_are_shared_by_weight,
+        a_change_of_backends_moves_only_their_share_of_the_clients,
+        a_backend_that_drains_keeps_its_flows_and_gets_no_new_ones,
+        a_drained_backend_has_no_session_left,
+        a_port_that_goes_cuts_the_flows_of_all_its_backends,
+        the_answer_keeps_the_eip_whatever_snat_says,
+        a_host_inside_reaches_it_from_the_eip,
+        a_floating_ip_host_reaches_it_with_its_own_eip,
+        an_error_of_a_backend_comes_from_the_eip,
+        its_other_ports_and_protocols_are_not_shared,
+        a_port_whose_slots_are_gone_has_a_backend_still,
+        a_backend_outside_is_refused,
     }
     fip {
         any_protocol_comes_in_with_ports_kept,

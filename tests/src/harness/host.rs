@@ -9,8 +9,8 @@ use gateway_common::family::{V4, V6};
 use gateway_common::packet::HostPacket;
 use gateway_common::pipeline::{Arrival, process};
 use gateway_common::records::{
-    Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host as HostRecord, ORIGINAL, Pool, Rule,
-    Session, SnatKey, ticks_from_secs,
+    self, Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host as HostRecord, ORIGINAL, Pool,
+    Rule, RuleState, Session, Slots, SnatKey, ticks_from_secs,
 };
 use gateway_common::session::elapsed;
 use gateway_common::tables::Tables as _;
@@ -39,6 +39,8 @@ pub struct Host {
     links: Links,
     capacity: usize,
     rules: BTreeMap<u32, Rule>,
+    /// Sessions of draining rules that sweeps have met.
+    left: BTreeMap<u32, u32>,
 }
 
 impl Host {
@@ -54,6 +56,7 @@ impl Host {
             links,
             capacity,
             rules: BTreeMap::new(),
+            left: BTreeMap::new(),
         }
     }
 }
@@ -138,8 +141,13 @@ impl Backend for Host {
     }
 
     fn sweep(&mut self) -> u32 {
-        let active = |id| self.rules.contains_key(&id);
-        sweep(&mut self.v4, &self.config, active) + sweep(&mut self.v6, &self.config, active)
+        let (rules, left) = (&self.rules, &mut self.left);
+        sweep(&mut self.v4, &self.config, rules, left)
+            + sweep(&mut self.v6, &self.config, rules, left)
+    }
+
+    fn left(&mut self, id: u32) -> u32 {
+        self.left.remove(&id).unwrap_or_default()
     }
 
     fn rule_counter(&mut self, id: u32) -> Counter {
@@ -161,7 +169,8 @@ impl Backend for Host {
 fn sweep<F: Notation>(
     tables: &mut SimTables<F>,
     config: &Config,
-    active: impl Fn(u32) -> bool,
+    rules: &BTreeMap<u32, Rule>,
+    left: &mut BTreeMap<u32, u32>,
 ) -> u32 {
     let mut ended = 0;
     for (key, session) in tables.sessions.clone() {
@@ -172,7 +181,7 @@ fn sweep<F: Notation>(
         } else {
             let reply = opposite.unwrap_or(&session);
             let (protocol, direction) = (key.protocol, key.direction);
-            (session.rule != 0 && !active(session.rule))
+            (session.rule != 0 && !rules.contains_key(&session.rule))
                 || expire::is_expired(protocol, direction, &session, reply, &config.timeouts, NOW)
         };
         if over {
@@ -183,6 +192,10 @@ fn sweep<F: Notation>(
                 accounting::closed(&key, session.eip(&key), tables);
                 ended += 1;
             }
+        } else if session.flags & ORIGINAL != 0
+            && rules.get(&session.rule).is_some_and(|rule| rule.state == RuleState::Draining as u8)
+        {
+            *left.entry(session.rule).or_default() += 1;
         }
     }
     ended
@@ -203,6 +216,14 @@ impl<F: Notation> Store<F> for SimTables<F> {
 
     fn set_dnat(&mut self, key: &DnatKey<F>, dnat: Option<Dnat<F>>) {
         set(&mut self.dnats, *key, dnat);
+    }
+
+    fn set_backend(&mut self, rule: u32, backend: Option<records::Backend<F>>) {
+        set(&mut self.backends, rule, backend);
+    }
+
+    fn set_slots(&mut self, key: &DnatKey<F>, slots: Option<Slots>) {
+        set(&mut self.slots, *key, slots);
     }
 
     fn set_snat(&mut self, key: &SnatKey<F>, pool: Option<Pool<F>>) {

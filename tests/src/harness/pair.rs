@@ -164,6 +164,10 @@ fn choice<F: Notation>(
         let from = after.from();
         Some((F::from_ip(from.ip())?, from.port()))
     });
+    let destination = after.and_then(|after| {
+        let to = after.to();
+        Some((F::from_ip(to.ip())?, to.port()))
+    });
     let seed = before.zip(external).map_or(0, |(before, (_, port))| {
         let classes = has_port_classes(before.protocol);
         let range = PortRange::for_source(classes, before.from().port(), config);
@@ -172,5 +176,13 @@ fn choice<F: Notation>(
         ((offset << 32).div_ceil(u64::from(range.size()))) as u32
     });
     let identification = after.map_or(0, |after| after.fragment.0);
-    Random::Follow(Choice { seed, external, identification, taken: 0, free: 0, remembered: false })
+    Random::Follow(Choice {
+        seed,
+        external,
+        destination,
+        identification,
+        taken: 0,
+        free: 0,
+        remembered: false,
+    })
 }

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
+use gateway_common::records::Balance;
 use gateway_common::tuple::Direction;
+use gateway_userspace::balance::assign;
 
 use super::NatRule;
 use super::routes::{embed_prefix, ingress_mac, prefix};
@@ -137,6 +139,19 @@ pub fn rules() -> Vec<NatRule> {
             (at("203.0.113.12", 53), UDP, at("198.51.100.8", 53)),
         ] {
             rules.push(NatRule::Dnat { external, protocol, inside, id: next() });
+        }
+        // The backends of the random one have ports that no other rule leads to: else the choice would
+        // decide whether a tuple is taken.
+        for (external, protocol, balance, insides) in [
+            (at("203.0.113.12", 8080), TCP, Balance::Random, ["10.0.1.10", "10.0.1.20"]),
+            (at("203.0.113.11", 4000), UDP, Balance::ClientAddress, ["10.0.1.20", "10.0.1.30"]),
+        ] {
+            let port = if balance == Balance::Random { 9000 } else { 53 };
+            let backends: Vec<_> =
+                insides.iter().map(|inside| (at(inside, port), next())).collect();
+            let weights: Vec<_> = backends.iter().map(|(_, id)| (*id, 1)).collect();
+            let slots = Box::new(assign(None, &weights).expect("backends"));
+            rules.push(NatRule::Share { external, protocol, balance, backends, slots });
         }
         for (source, eips) in [
             ("10.0.1.0/24", &["203.0.113.10", "203.0.113.13"][..]),

@@ -8,8 +8,8 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
-    Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host, Neighbor, Pool,
-    Record, Rule, Session, SnatKey, Ticks, XdpFacts,
+    Backend, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Draining, Eip, Fip, FipKey,
+    Host, Neighbor, Pool, Record, Rule, Session, Slots, SnatKey, Ticks, XdpFacts,
 };
 use gateway_common::tuple::Tuple;
 use gateway_common::verdict::NextHop;
@@ -42,16 +42,15 @@ macro_rules! pods {
 
 const fn is_record<T: Record>() {}
 
-pods!(
-    Config, Counter, Datagram, Eip, Host, Neighbor, Rule, XdpFacts;
-    DatagramKey, Dnat, DnatKey, Fip, FipKey, NextHop, Pool, Session, Tuple
-);
+pods!(Config, Counter, Datagram, Draining, Eip, Host, Neighbor, Rule, Slots, XdpFacts; Backend, DatagramKey, Dnat, DnatKey, Fip, FipKey, NextHop, Pool, Session, Tuple);
 
 /// The maps of one family.
 pub(super) struct FamilyMaps<F: Notation> {
     sessions: HashMap<MapData, Raw<Tuple<F>>, Raw<Session<F>>>,
     fips: HashMap<MapData, Raw<FipKey<F>>, Raw<Fip<F>>>,
     dnats: HashMap<MapData, Raw<DnatKey<F>>, Raw<Dnat<F>>>,
+    slots: HashMap<MapData, Raw<DnatKey<F>>, Raw<Slots>>,
+    backends: HashMap<MapData, u32, Raw<Backend<F>>>,
     snats: LpmTrie<MapData, F::Octets, Raw<Pool<F>>>,
     eips: HashMap<MapData, F::Octets, Raw<Eip>>,
     hosts: HashMap<MapData, F::Octets, Raw<Host>>,
@@ -67,6 +66,8 @@ impl<F: Notation> FamilyMaps<F> {
             sessions: take(ebpf, &named("SESSIONS"))?,
             fips: take(ebpf, &named("FIPS"))?,
             dnats: take(ebpf, &named("DNATS"))?,
+            slots: take(ebpf, &named("SLOTS"))?,
+            backends: take(ebpf, &named("BACKENDS"))?,
             snats: take(ebpf, &named("SNATS"))?,
             eips: take(ebpf, &named("EIPS"))?,
             hosts: take(ebpf, &named("HOSTS"))?,
@@ -82,6 +83,8 @@ impl<F: Notation> FamilyMaps<F> {
         empty(&mut self.dnats);
         empty(&mut self.eips);
         empty(&mut self.hosts);
+        empty(&mut self.slots);
+        empty(&mut self.backends);
         empty(&mut self.exhausted);
         self.forget_fragments();
         let keys: Vec<_> = self.snats.keys().collect::<Result<_, _>>().expect("keys");
@@ -122,6 +125,14 @@ impl<F: Notation> Store<F> for FamilyMaps<F> {
 
     fn set_dnat(&mut self, key: &DnatKey<F>, dnat: Option<Dnat<F>>) {
         set(&mut self.dnats, Raw(*key), dnat.map(Raw));
+    }
+
+    fn set_backend(&mut self, rule: u32, backend: Option<Backend<F>>) {
+        set(&mut self.backends, rule, backend.map(Raw));
+    }
+
+    fn set_slots(&mut self, key: &DnatKey<F>, slots: Option<Slots>) {
+        set(&mut self.slots, Raw(*key), slots.map(Raw));
     }
 
     fn set_snat(&mut self, key: &SnatKey<F>, pool: Option<Pool<F>>) {

@@ -1,4 +1,5 @@
-//! Echo servers that first say which peer address they saw: the other side's view, on the wire.
+//! Echo servers that first say which peer address they saw, and who they are: the other side's view,
+//! on the wire.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -30,16 +31,17 @@ impl EchoServers {
     /// The port is taken.
     pub fn start(ns: &Netns, port: u16) -> Result<Self> {
         let (udp, tcp) = ns.enter(|| bind(port))??;
+        let name = ns.name().rsplit('-').next().unwrap_or_default().to_owned();
         let stop = Arc::new(AtomicBool::new(false));
         let mut servers = Self { stop: stop.clone(), threads: Vec::new() };
-        let path = ns.path();
+        let (path, own) = (ns.path(), name.clone());
         servers.threads.push(spawn("udp-echo", move || {
             // Only to be seen there by `ip netns identify`; the sockets already belong to it.
             let _ = netns::enter_this_thread(&path);
-            serve_udp(&udp, &stop);
+            serve_udp(&udp, &own, &stop);
         })?);
         let stop = servers.stop.clone();
-        servers.threads.push(spawn("tcp-echo", move || serve_tcp(&tcp, &stop))?);
+        servers.threads.push(spawn("tcp-echo", move || serve_tcp(&tcp, &name, &stop))?);
         Ok(servers)
     }
 }
@@ -62,8 +64,8 @@ pub fn serve_forever(port: u16) -> Result<()> {
     println!("listening on port {port}");
     let never = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| serve_udp(&udp, &never));
-        serve_tcp(&tcp, &never);
+        scope.spawn(|| serve_udp(&udp, "demo", &never));
+        serve_tcp(&tcp, "demo", &never);
     });
     Ok(())
 }
@@ -81,26 +83,26 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
     Ok(thread::Builder::new().name(name.into()).spawn(work)?)
 }
 
-fn greeting(peer: SocketAddr) -> String {
-    format!("peer {peer}\n")
+fn greeting(peer: SocketAddr, name: &str) -> String {
+    format!("peer {peer} at {name}\n")
 }
 
-fn serve_udp(socket: &UdpSocket, stop: &AtomicBool) {
+fn serve_udp(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
     let mut buffer = vec![0; 65536];
     while !stop.load(Ordering::SeqCst) {
         let Ok((length, peer)) = socket.recv_from(&mut buffer) else { continue };
-        let mut reply = greeting(peer).into_bytes();
+        let mut reply = greeting(peer, name).into_bytes();
         reply.extend_from_slice(&buffer[..length]);
         let _ = socket.send_to(&reply, peer);
     }
 }
 
-fn serve_tcp(listener: &TcpListener, stop: &AtomicBool) {
+fn serve_tcp(listener: &TcpListener, name: &str, stop: &AtomicBool) {
     thread::scope(|scope| {
         while !stop.load(Ordering::SeqCst) {
             match listener.accept() {
                 Ok((stream, peer)) => {
-                    scope.spawn(move || echo_lines(stream, peer, stop));
+                    scope.spawn(move || echo_lines(stream, &greeting(peer, name), stop));
                 }
                 Err(_) => thread::sleep(Duration::from_millis(5)),
             }
@@ -109,10 +111,10 @@ fn serve_tcp(listener: &TcpListener, stop: &AtomicBool) {
 }
 
 /// Greets, then answers every line with itself until the peer closes.
-fn echo_lines(stream: TcpStream, peer: SocketAddr, stop: &AtomicBool) {
+fn echo_lines(stream: TcpStream, greeting: &str, stop: &AtomicBool) {
     let ready = stream.set_nonblocking(false).and(stream.set_read_timeout(Some(PAUSE)));
     let Ok(mut writer) = ready.and_then(|()| stream.try_clone()) else { return };
-    if writer.write_all(greeting(peer).as_bytes()).is_err() {
+    if writer.write_all(greeting.as_bytes()).is_err() {
         return;
     }
     let mut reader = BufReader::new(stream);

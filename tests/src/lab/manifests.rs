@@ -45,6 +45,10 @@ pub struct Dnat {
     pub port: u16,
     /// Where it leads.
     pub to: SocketAddrV4,
+    /// Whether others share the port.
+    pub shared: bool,
+    /// Annotations of the object: `name: value, name: value`.
+    pub annotations: String,
 }
 
 /// The objects of one gateway.
@@ -101,7 +105,25 @@ impl Manifests {
     ) {
         let to = SocketAddrV4::new(host, port);
         let (name, eip) = (name.to_owned(), "dnat".to_owned());
-        self.dnats.push(Dnat { name, eip, protocol, port: at.port(), to });
+        let (port, shared, annotations) = (at.port(), false, String::new());
+        self.dnats.push(Dnat { name, eip, protocol, port, to, shared, annotations });
+    }
+
+    /// Adds hosts as backends of a port that they share; each object is called `NAME-HOST`, with the
+    /// last byte of the host's address.
+    pub fn share(
+        &mut self,
+        name: &str,
+        protocol: &'static str,
+        at: SocketAddrV4,
+        hosts: &[Ipv4Addr],
+        port: u16,
+    ) {
+        for host in hosts {
+            let name = format!("{name}-{}", host.octets()[3]);
+            self.forward(&name, protocol, at, *host, port);
+            self.dnats.iter_mut().rev().take(1).for_each(|dnat| dnat.shared = true);
+        }
     }
 
     /// Removes the port forward of this name.
@@ -134,13 +156,15 @@ impl Manifests {
             object(&mut out, "IptablesSnatRule", &format!("for-{eip}"), &spec);
         }
         for dnat in &self.dnats {
-            let Dnat { name, eip, protocol, port, to } = dnat;
+            let Dnat { name, eip, protocol, port, to, shared, annotations } = dnat;
             let (host, inside) = (to.ip(), to.port());
+            let sharing = if *shared { ", type: share" } else { "" };
+            let metadata = format!("name: {name}, annotations: {{{annotations}}}");
             let spec = format!(
                 "{{eip: {eip}, externalPort: \"{port}\", internalPort: \"{inside}\", \
-                 internalIp: {host}, protocol: {protocol}}}"
+                 internalIp: {host}, protocol: {protocol}{sharing}}}"
             );
-            object(&mut out, "IptablesDnatRule", name, &spec);
+            annotated(&mut out, "IptablesDnatRule", &metadata, &spec);
         }
         out
     }
@@ -166,8 +190,12 @@ fn subnets() -> String {
 }
 
 fn object(out: &mut String, kind: &str, name: &str, spec: &str) {
+    annotated(out, kind, &format!("name: {name}"), spec);
+}
+
+fn annotated(out: &mut String, kind: &str, metadata: &str, spec: &str) {
     let _ = write!(
         out,
-        "---\napiVersion: kubeovn.io/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+        "---\napiVersion: kubeovn.io/v1\nkind: {kind}\nmetadata: {{{metadata}}}\nspec: {spec}\n"
     );
 }

@@ -103,7 +103,7 @@ impl Flow {
     /// It does not work, or the server saw someone else.
     pub fn run(&self, net: &Topology, over: Over) -> Result<Observation> {
         let ns = self.from.ns(net);
-        let Exchange { local, seen } = match over {
+        let Exchange { local, seen, .. } = match over {
             Over::Udp => probe::udp(ns, self.port, self.to, b"datagram"),
             Over::UdpFragments => probe::udp(ns, self.port, self.to, &[0x5a; 4000]),
             Over::Tcp => probe::tcp(ns, self.port, self.to),

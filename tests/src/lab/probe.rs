@@ -24,6 +24,8 @@ pub struct Exchange {
     pub local: SocketAddrV4,
     /// The client's address as the server saw it.
     pub seen: SocketAddrV4,
+    /// The first letter of the server's namespace: `b` for B.
+    pub server: char,
 }
 
 /// How a probe that should not be answered ended.
@@ -93,7 +95,8 @@ impl UdpProbe {
         let length = self.socket.recv(&mut buffer).context("no answer")?;
         let (head, echoed) = split_line(&buffer[..length])?;
         ensure!(echoed == payload, "the payload came back changed");
-        Ok(Exchange { local, seen: peer_of(head)? })
+        let (seen, server) = peer_of(head)?;
+        Ok(Exchange { local, seen, server })
     }
 }
 
@@ -160,8 +163,8 @@ impl TcpProbe {
         let mut reader = BufReader::new(stream);
         let mut greeting = String::new();
         reader.read_line(&mut greeting).context("no greeting")?;
-        let seen = peer_of(greeting.trim_end())?;
-        Ok(Self { reader, exchange: Exchange { local, seen } })
+        let (seen, server) = peer_of(greeting.trim_end())?;
+        Ok(Self { reader, exchange: Exchange { local, seen, server } })
     }
 
     /// Sends a line and checks that it comes back.
@@ -301,9 +304,12 @@ fn split_line(bytes: &[u8]) -> Result<(&str, &[u8])> {
     Ok((std::str::from_utf8(&bytes[..end])?, &bytes[end + 1..]))
 }
 
-fn peer_of(greeting: &str) -> Result<SocketAddrV4> {
-    let peer = greeting.strip_prefix("peer ").with_context(|| format!("greeting {greeting:?}"))?;
-    peer.parse().with_context(|| format!("greeting {greeting:?}"))
+fn peer_of(greeting: &str) -> Result<(SocketAddrV4, char)> {
+    let parse = || {
+        let (peer, server) = greeting.strip_prefix("peer ")?.split_once(" at ")?;
+        Some((peer.parse().ok()?, server.chars().next()?))
+    };
+    parse().with_context(|| format!("greeting {greeting:?}"))
 }
 
 fn ipv4(address: SocketAddr) -> Result<SocketAddrV4> {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::ShowOptions;
 use crate::cli::table::Table;
 use crate::cli::{print, print_json};
-use crate::image::{Content, kind_of, name_of};
+use crate::image::{Content, is_draining, kind_of, name_of};
 use crate::plan::protocol;
 
 /// Options of `vpc-gateway rules`.
@@ -28,6 +28,10 @@ struct Shown {
     name: String,
     from: String,
     to: String,
+    state: &'static str,
+    /// Of a draining rule, when they have been counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sessions_left: Option<u32>,
     packets: u64,
     bytes: u64,
 }
@@ -37,6 +41,7 @@ pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
     let (_, maps) = options.show.maps()?;
     let image = maps.read()?;
     let contents = image.contents();
+    let draining = maps.draining()?;
     let mut shown = Vec::new();
     for (id, rule) in &image.rules {
         let (from, to) = contents.get(id).map_or_else(Default::default, ends);
@@ -47,6 +52,8 @@ pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
             name: name_of(rule),
             from,
             to,
+            state: if is_draining(rule) { "draining" } else { "active" },
+            sessions_left: draining.get(id).copied().flatten(),
             packets: counter.packets,
             bytes: counter.bytes,
         });
@@ -75,13 +82,17 @@ fn ends(content: &Content) -> (String, String) {
 }
 
 fn table(shown: &[Shown]) -> Table {
-    let mut table = Table::new(&["KIND", "NAME", "FROM", "TO", ">PACKETS", ">BYTES"]);
+    let mut table = Table::new(&["KIND", "NAME", "FROM", "TO", "STATE", ">PACKETS", ">BYTES"]);
     for rule in shown {
         table.row([
             rule.kind.to_owned(),
             rule.name.clone(),
             rule.from.clone(),
             rule.to.clone(),
+            match (rule.state, rule.sessions_left) {
+                (state, Some(left)) => format!("{state}, {left} sessions left"),
+                (state, None) => state.to_owned(),
+            },
             rule.packets.to_string(),
             rule.bytes.to_string(),
         ]);
