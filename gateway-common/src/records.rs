@@ -460,7 +460,7 @@ pub struct Counter {
     pub bytes: u64,
 }
 
-mod sealed {
+pub(crate) mod sealed {
     pub trait Sealed {}
 }
 
@@ -479,6 +479,8 @@ macro_rules! records {
         )+
     };
 }
+
+pub(crate) use records;
 
 records! {
     u32 = 4;

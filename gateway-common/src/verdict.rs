@@ -163,6 +163,8 @@ reasons! {
         NotAddressedHere = "not_addressed_here",
         /// The route is a blackhole, unreachable or prohibited.
         NoRoute = "no_route",
+        /// No member of the next-hop group is alive.
+        NoNextHop = "no_next_hop",
         /// A translated packet from outside whose route does not lead inside.
         NotInside = "not_inside",
         /// The TTL ran out on the way in.

@@ -5,6 +5,7 @@
 //! | `tc_internal` | ingress of the interface towards the VPC |
 //! | `tc_external` | ingress of the interface towards the outside |
 //! | `xdp_internal`, `xdp_external` | the same interfaces' drivers, in front of TC |
+//! | `select` | ingress of an interface of tenants, in front of several gateways |
 //! | `sweep_v4`, `sweep_v6` | run by the daemon: end sessions that are idle or whose rule is gone |
 #![no_std]
 #![no_main]
@@ -20,6 +21,7 @@
 mod action;
 mod maps;
 mod packet;
+mod select;
 mod sweep;
 mod users;
 mod xdp;
@@ -67,6 +69,17 @@ pub fn xdp_external(ctx: XdpContext) -> u32 {
     xdp::ingress(ctx.ctx, Direction::Inbound)
 }
 
+/// From tenants, to one of several gateways.
+#[classifier]
+pub fn select(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    match ether_type(skb) {
+        V4::ETHER_TYPE => select_v4(skb),
+        V6::ETHER_TYPE => select_v6(skb),
+        _ => not_ip(skb),
+    }
+}
+
 /// Ends sessions over IPv4. Returns how many.
 #[classifier]
 pub fn sweep_v4(_ctx: TcContext) -> i32 {
@@ -83,19 +96,28 @@ pub fn sweep_v6(_ctx: TcContext) -> i32 {
 #[inline(always)]
 fn ingress(ctx: &TcContext, direction: Direction) -> i32 {
     let skb = ctx.skb.skb;
-    // SAFETY: the kernel hands every classifier a valid context.
-    let (protocol, tagged) = unsafe { (u16::from_be((*skb).protocol as u16), (*skb).vlan_present) };
-    match protocol {
-        V4::ETHER_TYPE if tagged == 0 => datapath_v4(skb, direction),
-        V6::ETHER_TYPE if tagged == 0 => datapath_v6(skb, direction),
-        _ => {
-            maps::count(PassReason::NotIp.counter(), packet::frame_bytes(skb));
-            TC_ACT_OK
-        }
+    match ether_type(skb) {
+        V4::ETHER_TYPE => datapath_v4(skb, direction),
+        V6::ETHER_TYPE => datapath_v6(skb, direction),
+        _ => not_ip(skb),
     }
 }
 
-// Two functions, so that each family has a stack frame of its own.
+/// The protocol of a frame; 0 if it has a VLAN tag, which lies beside the bytes.
+#[inline(always)]
+fn ether_type(skb: *mut __sk_buff) -> u16 {
+    // SAFETY: the kernel hands every classifier a valid context.
+    let (protocol, tagged) = unsafe { (u16::from_be((*skb).protocol as u16), (*skb).vlan_present) };
+    if tagged == 0 { protocol } else { 0 }
+}
+
+#[inline(always)]
+fn not_ip(skb: *mut __sk_buff) -> i32 {
+    maps::count(PassReason::NotIp.counter(), packet::frame_bytes(skb));
+    TC_ACT_OK
+}
+
+// Functions, so that each family has a stack frame of its own.
 #[inline(never)]
 fn datapath_v4(skb: *mut __sk_buff, direction: Direction) -> i32 {
     datapath::<V4>(skb, direction)
@@ -104,6 +126,16 @@ fn datapath_v4(skb: *mut __sk_buff, direction: Direction) -> i32 {
 #[inline(never)]
 fn datapath_v6(skb: *mut __sk_buff, direction: Direction) -> i32 {
     datapath::<V6>(skb, direction)
+}
+
+#[inline(never)]
+fn select_v4(skb: *mut __sk_buff) -> i32 {
+    select::run::<V4>(skb)
+}
+
+#[inline(never)]
+fn select_v6(skb: *mut __sk_buff) -> i32 {
+    select::run::<V6>(skb)
 }
 
 #[inline(always)]

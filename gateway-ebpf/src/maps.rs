@@ -233,7 +233,7 @@ pub(crate) fn count_draining(rule: u32) {
 }
 
 #[inline(always)]
-fn add(counter: Option<*mut Counter>, bytes: u32) {
+pub(crate) fn add(counter: Option<*mut Counter>, bytes: u32) {
     if let Some(counter) = counter {
         // SAFETY: the slot belongs to this CPU, and no other program interrupts this one on it.
         unsafe {

@@ -1,0 +1,153 @@
+//! The selector: which gateway of several a tenant's flow takes.
+//!
+//! It runs where tenant traffic enters, in front of gateways that are equal but for their address,
+//! and keeps nothing of a flow: the same packet fields give the same slot, and a slot keeps its
+//! member until the group itself changes. So the cost is that of three look-ups, and a selector
+//! that is restarted sends every flow where it went before.
+//!
+//! ```text
+//! source in a group's prefixes?  ─no─►  kernel
+//! destination inside the VPC?    ─yes─► kernel
+//! hash ─► slot ─► member         ─none alive─► drop
+//! ```
+
+use crate::{
+    family::{Address, Family},
+    icmp_error,
+    nexthop::{Group, HashFields, Member, SLOTS},
+    packet::Packet,
+    parse::{self, Fragment, Parsed},
+    pipeline::{Arrival, Work},
+    tuple::Tuple,
+    verdict::{DropReason, Exit, NextHop, PassReason, Verdict},
+    wire::ethernet,
+};
+
+/// What the selector asks of its surroundings.
+pub trait Groups<F: Family> {
+    /// Whether an address is inside the VPC, so that no gateway is needed to get there.
+    fn is_inside(&mut self, destination: &F::Addr) -> bool;
+
+    /// The group for packets from `source`, by the longest prefix that covers it.
+    fn group(&mut self, source: &F::Addr) -> Option<&Group>;
+
+    /// The member of that id.
+    fn member(&mut self, id: u32) -> Option<&Member<F>>;
+
+    /// Adds a packet of `bytes` to the counter of a member.
+    fn count_member(&mut self, id: u32, bytes: u32);
+}
+
+/// Takes one packet of a tenant to a gateway.
+#[inline(always)]
+pub fn process<F: Family, P: Packet, G: Groups<F>>(
+    work: &mut Work<F>,
+    packet: &mut P,
+    groups: &mut G,
+    arrival: &Arrival,
+) -> Verdict<F> {
+    match run(work, packet, groups, arrival) {
+        Ok(next_hop) => Verdict::Forward(next_hop),
+        Err(exit) => exit.into(),
+    }
+}
+
+#[inline(always)]
+fn run<F: Family, P: Packet, G: Groups<F>>(
+    work: &mut Work<F>,
+    packet: &mut P,
+    groups: &mut G,
+    arrival: &Arrival,
+) -> Result<NextHop<F>, Exit> {
+    work.parsed.clear(arrival.direction);
+    parse::parse(packet, &mut work.parsed)?;
+    if groups.is_inside(&work.parsed.tuple.endpoints.destination) {
+        return Err(PassReason::VpcInternal.into());
+    }
+    if icmp_error::is_error(&work.parsed) {
+        icmp_error::parse_quote(packet, work)?;
+    }
+    let Some(group) = groups.group(&work.parsed.tuple.endpoints.source) else {
+        return Err(PassReason::Unmatched.into());
+    };
+    let hash = flow_hash(work, HashFields::from_u8(group.hash), group.seed);
+    let id = u32::from(group.slots.get(slot(hash)).copied().unwrap_or(0));
+    if id == 0 {
+        return Err(DropReason::NoNextHop.into());
+    }
+    let Some(member) = groups.member(id) else {
+        return Err(DropReason::NoNextHop.into());
+    };
+    if work.parsed.ttl <= 1 {
+        return Err(PassReason::TtlExpired.into());
+    }
+    let next_hop = NextHop { ifindex: member.ifindex, address: member.address };
+    if packet.exceeds(member.ifindex, member.mtu) {
+        return Err(DropReason::TooBig.into());
+    }
+    hop(packet, &work.parsed)?;
+    groups.count_member(id, arrival.frame_bytes);
+    Ok(next_hop)
+}
+
+/// The slot of a hash: all slots alike.
+#[inline(always)]
+#[must_use]
+pub const fn slot(hash: u32) -> usize {
+    ((hash as u64 * SLOTS as u64) >> 32) as usize
+}
+
+/// The hash of the flow that a packet belongs to. An ICMP error belongs to the flow it is about.
+#[inline(always)]
+fn flow_hash<F: Family>(work: &mut Work<F>, fields: HashFields, seed: u32) -> u32 {
+    if icmp_error::is_error(&work.parsed) {
+        let quote = &work.quote;
+        work.reply_key.endpoints.set_reversed(&quote.tuple.endpoints);
+        work.reply_key.protocol = quote.tuple.protocol;
+        return hash(&work.reply_key, quote.fragment == Fragment::Whole, fields, seed);
+    }
+    let parsed = &work.parsed;
+    hash(&parsed.tuple, parsed.fragment == Fragment::Whole, fields, seed)
+}
+
+/// A number in which every bit depends on all the fields.
+///
+/// Fragments know no ports, so all packets of a fragmented datagram, the first too, go by their
+/// addresses.
+#[inline(always)]
+#[must_use]
+pub fn hash<F: Family>(tuple: &Tuple<F>, ports: bool, fields: HashFields, seed: u32) -> u32 {
+    let ends = &tuple.endpoints;
+    let mut hash = mix(ends.source.spread() ^ seed);
+    if fields == HashFields::Source {
+        return hash;
+    }
+    hash = mix(hash ^ ends.destination.spread());
+    if ports {
+        let both = u32::from(ends.source_port) << 16 | u32::from(ends.destination_port);
+        hash = mix(hash ^ both);
+        hash = mix(hash ^ u32::from(tuple.protocol));
+    }
+    hash
+}
+
+/// The finaliser of MurmurHash3.
+#[inline(always)]
+const fn mix(mut word: u32) -> u32 {
+    word ^= word >> 16;
+    word = word.wrapping_mul(0x85eb_ca6b);
+    word ^= word >> 13;
+    word = word.wrapping_mul(0xc2b2_ae35);
+    word ^ word >> 16
+}
+
+/// One hop less to live; nothing else of the packet changes.
+#[inline(always)]
+fn hop<F: Family, P: Packet>(packet: &mut P, parsed: &Parsed<F>) -> Result<(), Exit> {
+    let ends = &parsed.tuple.endpoints;
+    let none = crate::checksum::Difference::NONE;
+    let (source, destination) = (&ends.source, &ends.destination);
+    let change = F::rewrite(packet, ethernet::BYTES, 1, source, destination, none)?;
+    packet.add_to_sum(change);
+    Ok(())
+}
