@@ -13,13 +13,13 @@
 
 use crate::{
     family::{Address, Family},
-    icmp_error,
+    forward, icmp_error,
     nexthop::{Group, HashFields, Member, SLOTS},
     packet::Packet,
     parse::{self, Fragment, Parsed},
     pipeline::{Arrival, Work},
     tuple::Tuple,
-    verdict::{DropReason, Exit, NextHop, PassReason, Verdict},
+    verdict::{DropReason, Exit, PassReason, Verdict},
     wire::ethernet,
 };
 
@@ -47,7 +47,7 @@ pub fn process<F: Family, P: Packet, G: Groups<F>>(
     arrival: &Arrival,
 ) -> Verdict<F> {
     match run(work, packet, groups, arrival) {
-        Ok(next_hop) => Verdict::Forward(next_hop),
+        Ok(()) => forward::forward(&work.rewrite),
         Err(exit) => exit.into(),
     }
 }
@@ -58,7 +58,7 @@ fn run<F: Family, P: Packet, G: Groups<F>>(
     packet: &mut P,
     groups: &mut G,
     arrival: &Arrival,
-) -> Result<NextHop<F>, Exit> {
+) -> Result<(), Exit> {
     work.parsed.clear(arrival.direction);
     parse::parse(packet, &mut work.parsed)?;
     if groups.is_inside(&work.parsed.tuple.endpoints.destination) {
@@ -81,13 +81,14 @@ fn run<F: Family, P: Packet, G: Groups<F>>(
     if work.parsed.ttl <= 1 {
         return Err(PassReason::TtlExpired.into());
     }
-    let next_hop = NextHop { ifindex: member.ifindex, address: member.address };
+    work.rewrite.next_hop.address.set(&member.address);
+    work.rewrite.next_hop.ifindex = member.ifindex;
     if packet.exceeds(member.ifindex, member.mtu) {
         return Err(DropReason::TooBig.into());
     }
     hop(packet, &work.parsed)?;
     groups.count_member(id, arrival.frame_bytes);
-    Ok(next_hop)
+    Ok(())
 }
 
 /// The slot of a hash: all slots alike.

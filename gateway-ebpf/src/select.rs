@@ -1,7 +1,7 @@
 //! The maps of the selector, and [`Groups`] over them.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_NO_PREALLOC},
+    bindings::{__sk_buff, BPF_F_NO_PREALLOC, TC_ACT_SHOT},
     btf_maps::{HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
     helpers::generated::bpf_ktime_get_coarse_ns,
     macros::btf_map,
@@ -13,7 +13,7 @@ use gateway_common::{
     records::{Counter, ticks_from_ns},
     select::{self, Groups},
     tuple::Direction,
-    verdict::{DropReason, Verdict},
+    verdict::DropReason,
 };
 
 use crate::{
@@ -82,13 +82,13 @@ impl<F: SelectMaps> Groups<F> for KernelGroups {
     fn group(&mut self, source: &F::Addr) -> Option<&Group> {
         let id = *F::SELECT.get(&Key::new(F::BITS, *source))?;
         // SAFETY: the entry stays readable until the program ends; only user space writes it.
-        unsafe { GROUPS.get(&id) }
+        unsafe { GROUPS.get(id) }
     }
 
     #[inline(always)]
     fn member(&mut self, id: u32) -> Option<&Member<F>> {
         // SAFETY: as in `group`.
-        unsafe { F::MEMBERS.get(&id) }
+        unsafe { F::MEMBERS.get(id) }
     }
 
     #[inline(always)]
@@ -108,9 +108,10 @@ pub(crate) fn run<F: SelectMaps>(skb: *mut __sk_buff) -> i32 {
         direction: Direction::Outbound,
         frame_bytes: packet::frame_bytes(skb),
     };
-    let verdict = match maps::work::<F>() {
-        Some(work) => select::process(work, &mut packet, &mut KernelGroups, &arrival),
-        None => Verdict::Drop(DropReason::NotConfigured),
+    let Some(work) = maps::work::<F>() else {
+        maps::count(DropReason::NotConfigured.counter(), arrival.frame_bytes);
+        return TC_ACT_SHOT;
     };
-    action::apply(&verdict, arrival.frame_bytes)
+    let verdict = select::process(work, &mut packet, &mut KernelGroups, &arrival);
+    action::apply(&verdict, &work.rewrite.next_hop, arrival.frame_bytes)
 }

@@ -26,6 +26,7 @@ pub mod crd;
 pub mod daemon;
 pub mod dataplane;
 pub mod desired;
+pub mod egress;
 pub mod encode;
 pub mod host;
 pub mod image;

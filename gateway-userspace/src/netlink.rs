@@ -115,6 +115,23 @@ impl Netlink {
         }
     }
 
+    /// All interfaces.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub async fn interfaces(&self) -> Result<Vec<Interface>, NetlinkError> {
+        let links: Vec<LinkMessage> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(refused("list", "the interfaces".into()))?;
+        Ok(links.iter().map(|link| interface(&name_of(link), link)).collect())
+    }
+
     /// The addresses of an interface.
     ///
     /// # Errors
@@ -238,6 +255,14 @@ pub fn changes() -> Result<mpsc::Receiver<()>, NetlinkError> {
         }
     });
     Ok(receiver)
+}
+
+fn name_of(link: &LinkMessage) -> String {
+    let names = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    });
+    names.unwrap_or_else(|| format!("#{}", link.header.index))
 }
 
 fn interface(name: &str, link: &LinkMessage) -> Interface {

@@ -307,6 +307,26 @@ pub enum Problem {
         /// Where that one stands.
         at: Origin,
     },
+    /// One CIDR in a policy with SNAT and in one without.
+    #[error("{cidr} is in a policy with snat and in one without")]
+    BothSnat {
+        /// The CIDR.
+        cidr: IpNet,
+    },
+    /// Fewer addresses than replicas.
+    #[error("{given} addresses for {replicas} replicas, expected one for each")]
+    TooFewAddresses {
+        /// How many replicas there shall be.
+        replicas: usize,
+        /// How many addresses are given.
+        given: usize,
+    },
+    /// The same next hop twice in a group.
+    #[error("{address} is the address of an earlier replica")]
+    RepeatedMember {
+        /// The address.
+        address: IpAddr,
+    },
     /// An EIP without address, and no Subnet to choose one from.
     #[error(
         "waits for {subnet}, from which a free address is to be chosen (or expected spec.v4ip)"
@@ -349,7 +369,10 @@ impl Problem {
             | Self::OutsideSubnet { .. }
             | Self::Reserved { .. }
             | Self::OtherVpc { .. }
-            | Self::NoSubnetGateway { .. } => RejectionKind::Value,
+            | Self::NoSubnetGateway { .. }
+            | Self::BothSnat { .. }
+            | Self::TooFewAddresses { .. }
+            | Self::RepeatedMember { .. } => RejectionKind::Value,
             Self::Unresolved { .. } | Self::NoSubnet { .. } => RejectionKind::Waiting,
             Self::Taken { .. } | Self::RepeatedRoute { .. } => RejectionKind::Conflict,
             Self::Exhausted { .. } => RejectionKind::Exhausted,
@@ -410,6 +433,9 @@ pub enum Claim {
     /// A backend of a shared port.
     #[error("backend {0}")]
     Backend(String),
+    /// A CIDR that leaves through an egress gateway.
+    #[error("egress of {0}")]
+    Egress(IpNet),
     /// A CIDR on an EIP.
     #[error("SNAT of {0} to {1}")]
     Source(IpNet, IpAddr),
@@ -475,6 +501,21 @@ pub enum Remark {
         /// The Subnet that is missing.
         subnet: ObjectRef,
     },
+    /// `selectors` without a source that knows pods.
+    #[error("pods are only known from an API server, so no source comes from here")]
+    NoPods,
+    /// `bandwidth`.
+    #[error("read, but not enforced")]
+    NotEnforced,
+    /// A Subnet of an egress policy that is not in the input.
+    #[error("{subnet} is not in the input, so nobody of it leaves through this gateway yet")]
+    NoSourceSubnet {
+        /// The Subnet.
+        subnet: ObjectRef,
+    },
+    /// Neither `spec.internalIPs` nor `status.internalIPs`.
+    #[error("no addresses here or in status.internalIPs, so the gateway has no replicas yet")]
+    NoReplicas,
     /// An address was chosen for an EIP.
     #[error("no address given, uses {address}")]
     Allocated {

@@ -131,7 +131,10 @@ async fn serve(sessions: BTreeMap<Ends, Wanted>, state: &StateDir) -> Result<()>
             Some(event) = events.recv() => log(&event),
             _ = tick.tick() => {}
         }
-        state.save(FILE, &Sessions { sessions: engine.report().await })?;
+        // A disk that is full must not stop the sessions.
+        if let Err(error) = state.save(FILE, &Sessions { sessions: engine.report().await }) {
+            eprintln!("{error}");
+        }
     }
 }
 

@@ -7,6 +7,7 @@ pub mod check;
 pub mod detach;
 pub mod plan;
 pub mod run;
+pub mod select;
 pub mod show;
 mod table;
 
@@ -51,6 +52,10 @@ pub enum Command {
     Hosts(show::hosts::Options),
     /// Shows why packets were dropped, or left to the kernel.
     Drops(show::drops::Options),
+    /// Sends tenants' flows to the replicas of their egress gateways.
+    Select(select::Options),
+    /// Shows the next hops of a selector.
+    Nexthops(show::nexthops::Options),
     /// Shows BFD sessions: whether neighbours are alive.
     Bfd(show::bfd::Options),
     /// Runs BFD sessions and nothing else.
@@ -76,6 +81,8 @@ impl Command {
             Self::Eips(options) => or_nothing(show::eips::run(&options)),
             Self::Hosts(options) => or_nothing(show::hosts::run(&options)),
             Self::Drops(options) => or_nothing(show::drops::run(&options)),
+            Self::Select(options) => select::run(options),
+            Self::Nexthops(options) => or_nothing(show::nexthops::run(&options)),
             Self::Bfd(options) => or_nothing(show::bfd::run(&options)),
             Self::Bfdd(options) => bfdd::run(&options),
             Self::Detach(options) => detach::run(&options),

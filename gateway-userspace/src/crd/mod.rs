@@ -5,6 +5,7 @@
 //! can say what for. A struct names the fields that a gateway uses; the fields that Kube-OVN has
 //! beside them are listed in `unused_fields`, so that only a field nobody knows is an error.
 
+mod egress_gateway;
 mod eip;
 mod nat_gateway;
 mod rule;
@@ -16,6 +17,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::egress_gateway::{
+    Bandwidth, BfdSpec, EgressGatewaySpec, EgressGatewayStatus, EgressPolicy, EgressWorkload,
+    LabelExpression, LabelSelector, PodSelector, VpcEgressGateway,
+};
 pub use self::eip::{EipSpec, EipStatus, IptablesEip};
 pub use self::nat_gateway::{
     InlineDnat, InlineEip, InlineFip, InlineSnat, NatGatewayRoute, NatGatewaySpec, VpcNatGateway,
@@ -50,11 +55,13 @@ pub enum Kind {
     Subnet,
     /// A virtual private cloud: the router of a tenant.
     Vpc,
+    /// Several equal gateways through which tenants leave a VPC.
+    VpcEgressGateway,
 }
 
 impl Kind {
     /// All kinds, in the order in which they depend on each other, last first.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::VpcNatGateway,
         Self::IptablesEip,
         Self::IptablesFipRule,
@@ -62,6 +69,7 @@ impl Kind {
         Self::IptablesSnatRule,
         Self::Subnet,
         Self::Vpc,
+        Self::VpcEgressGateway,
     ];
 
     /// The kind as manifests spell it.
@@ -75,6 +83,7 @@ impl Kind {
             Self::IptablesSnatRule => "IptablesSnatRule",
             Self::Subnet => "Subnet",
             Self::Vpc => "Vpc",
+            Self::VpcEgressGateway => "VpcEgressGateway",
         }
     }
 
@@ -172,6 +181,8 @@ pub enum Object {
     Subnet(Subnet),
     /// [`Kind::Vpc`].
     Vpc(Vpc),
+    /// [`Kind::VpcEgressGateway`].
+    EgressGateway(VpcEgressGateway),
 }
 
 impl Object {
@@ -186,6 +197,7 @@ impl Object {
             Self::Snat(_) => Kind::IptablesSnatRule,
             Self::Subnet(_) => Kind::Subnet,
             Self::Vpc(_) => Kind::Vpc,
+            Self::EgressGateway(_) => Kind::VpcEgressGateway,
         }
     }
 
@@ -200,6 +212,7 @@ impl Object {
             Self::Snat(object) => &object.metadata,
             Self::Subnet(object) => &object.metadata,
             Self::Vpc(object) => &object.metadata,
+            Self::EgressGateway(object) => &object.metadata,
         }
     }
 
@@ -222,10 +235,11 @@ pub(crate) enum UnusedFields {
 /// The fields that Kube-OVN has beside those of the struct called `name`.
 pub(crate) fn unused_fields(name: &str) -> UnusedFields {
     match name {
-        "Metadata" | "EipStatus" => UnusedFields::Any,
+        "Metadata" | "EipStatus" | "EgressGatewayStatus" | "EgressWorkload" => UnusedFields::Any,
         "NatGatewaySpec" => UnusedFields::Named(nat_gateway::UNUSED),
         "EipSpec" => UnusedFields::Named(eip::UNUSED),
         "SubnetSpec" => UnusedFields::Named(subnet::UNUSED),
+        "EgressGatewaySpec" => UnusedFields::Named(egress_gateway::UNUSED),
         "VpcSpec" => UnusedFields::Named(vpc::UNUSED),
         _ => UnusedFields::Named(&[]),
     }

@@ -245,7 +245,7 @@ fn load(pins: &Pins, object: &[u8], max_sessions: Option<u32>) -> Result<Ebpf, K
     loader.load(object).map_err(|error| KernelError::Object(Box::new(error)))
 }
 
-fn program<'a>(
+pub(crate) fn program<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
 ) -> Result<&'a mut SchedClassifier, KernelError> {
@@ -254,7 +254,10 @@ fn program<'a>(
         .ok_or(KernelError::NoProgram(name))
 }
 
-fn load_program(program: &mut SchedClassifier, name: &'static str) -> Result<(), KernelError> {
+pub(crate) fn load_program(
+    program: &mut SchedClassifier,
+    name: &'static str,
+) -> Result<(), KernelError> {
     program.load().map_err(|error| match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();

@@ -427,7 +427,10 @@ fn snat_key<F: Family>(key: &Key<Octets<F::Addr>>) -> SnatKey<F> {
     SnatKey { prefix_len: key.prefix_len(), network: key.data().0 }
 }
 
-fn open<M: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &str) -> Result<M, MapsError> {
+pub(crate) fn open<M: TryFrom<Map, Error = MapError>>(
+    pins: &Pins,
+    name: &str,
+) -> Result<M, MapsError> {
     MapData::from_pin(pins.map(name))
         .and_then(Map::from_map_data)
         .and_then(M::try_from)
@@ -456,7 +459,7 @@ where
 }
 
 /// Deleting what is not there is no error.
-fn gone(error: MapError) -> Result<(), MapError> {
+pub(crate) fn gone(error: MapError) -> Result<(), MapError> {
     let missing = match &error {
         MapError::KeyNotFound | MapError::ElementNotFound => true,
         MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
@@ -465,7 +468,10 @@ fn gone(error: MapError) -> Result<(), MapError> {
     if missing { Ok(()) } else { Err(error) }
 }
 
-fn sum(map: &PerCpuArray<MapData, Raw<Counter>>, index: u32) -> Result<Counter, MapError> {
+pub(crate) fn sum(
+    map: &PerCpuArray<MapData, Raw<Counter>>,
+    index: u32,
+) -> Result<Counter, MapError> {
     let values = map.get(&index, 0)?;
     Ok(values.iter().fold(Counter::default(), |sum, value| Counter {
         packets: sum.packets + value.0.packets,
@@ -477,7 +483,7 @@ fn map_entries<K: aya::Pod, V: aya::Pod>(map: &HashMap<MapData, K, V>) -> usize 
     map.map().info().map_or(usize::MAX, |info| info.max_entries() as usize)
 }
 
-fn failed(operation: &'static str, map: String) -> impl FnOnce(MapError) -> MapsError {
+pub(crate) fn failed(operation: &'static str, map: String) -> impl FnOnce(MapError) -> MapsError {
     move |source| {
         if is_full(&source) {
             MapsError::Full { operation, map }

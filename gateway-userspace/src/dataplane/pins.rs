@@ -145,6 +145,13 @@ impl Pins {
         Self { directory: Path::new(BPFFS).join("vpc-gateway").join(name) }
     }
 
+    /// The directory for the selector of that name: beside those of the gateways.
+    #[must_use]
+    pub fn of_selector(name: &str) -> Self {
+        let name = name.replace('.', "_");
+        Self { directory: Path::new(BPFFS).join("vpc-gateway-select").join(name) }
+    }
+
     /// The gateways that have a directory.
     #[must_use]
     pub fn gateways() -> Vec<String> {

@@ -3,6 +3,7 @@
 
 use aya::Pod;
 use gateway_common::family::{Address, Family};
+use gateway_common::nexthop::{Group, Member};
 use gateway_common::records::{
     Backend, Config, Counter, Dnat, DnatKey, Draining, Eip, Fip, FipKey, Host, Neighbor, Pool,
     Record, Rule, Session, Slots, XdpFacts,
@@ -36,7 +37,10 @@ macro_rules! pods {
 
 const fn is_record<T: Record>() {}
 
-pods!(Config, Counter, Draining, Eip, Host, Neighbor, Rule, Slots, XdpFacts; Backend, Dnat, DnatKey, Fip, FipKey, NextHop, Pool, Session, Tuple);
+pods!(
+    Config, Counter, Draining, Eip, Group, Host, Neighbor, Rule, Slots, XdpFacts;
+    Backend, Dnat, DnatKey, Fip, FipKey, Member, NextHop, Pool, Session, Tuple
+);
 
 /// An address as a key, or as part of the key of a longest-prefix trie.
 #[derive(Clone, Copy, Debug)]

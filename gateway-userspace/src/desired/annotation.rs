@@ -14,10 +14,17 @@ pub(super) const WEIGHT: &str = "vpc-gateway.io/weight";
 /// Whether a client keeps its backend, on a DNAT rule of type `share`.
 pub(super) const SESSION_AFFINITY: &str = "vpc-gateway.io/session-affinity";
 
+/// The weights of the replicas of an egress gateway in their order, such as `2,1,1`; equal if absent.
+pub(super) const WEIGHTS: &str = "vpc-gateway.io/weights";
+
+/// What chooses the replica of a flow: `5-tuple` (the default) or `source`.
+pub(super) const HASH: &str = "vpc-gateway.io/hash";
+
 /// The annotations that mean something on an object of that kind.
 const fn known(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::IptablesDnatRule => &[WEIGHT, SESSION_AFFINITY],
+        Kind::VpcEgressGateway => &[WEIGHTS, HASH],
         Kind::VpcNatGateway
         | Kind::IptablesEip
         | Kind::IptablesFipRule

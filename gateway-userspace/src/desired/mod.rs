@@ -16,6 +16,7 @@
 
 mod allocation;
 mod annotation;
+mod egress;
 mod eip;
 mod findings;
 mod gateway;
@@ -30,6 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use self::allocation::{AllocationError, Allocations};
+pub use self::egress::{Bfd, EgressGateway, Replica};
 use self::resolve::resolve_once;
 pub use self::state::{
     Affinity, Backend, DesiredState, Dnat, DnatKey, Eip, Fip, Gateway, MAX_WEIGHT, Network, Owner,
@@ -68,6 +70,8 @@ pub struct Resolution {
 pub struct Resolutions {
     /// What each gateway of the input shall do, by its name.
     pub states: BTreeMap<String, DesiredState>,
+    /// The egress gateways of the input, by their names.
+    pub egress: BTreeMap<String, EgressGateway>,
     /// What is not acted upon, in the order of the input.
     pub rejections: Vec<Rejection>,
     /// What the user may want to know, in the order of the input.

@@ -9,9 +9,9 @@ use super::findings::{Findings, Site};
 use super::placement::{Gateways, Placement, place_inline};
 use super::rule::{EipName, Rules, remark};
 use super::subnet::Subnets;
-use super::{DesiredState, Previous, Resolutions, gateway};
+use super::{DesiredState, EgressGateway, Previous, Resolutions, egress, gateway};
 use crate::crd::{IptablesDnatRule, IptablesEip, IptablesFipRule, IptablesSnatRule};
-use crate::crd::{Kind, Object, ObjectRef, Subnet, VpcNatGateway};
+use crate::crd::{Kind, Object, ObjectRef, Subnet, VpcEgressGateway, VpcNatGateway};
 use crate::rejection::{Note, Remark};
 use crate::source::{Snapshot, SourceObject};
 
@@ -24,6 +24,7 @@ struct Index<'s> {
     fips: Vec<(Site, &'s IptablesFipRule)>,
     dnats: Vec<(Site, &'s IptablesDnatRule)>,
     snats: Vec<(Site, &'s IptablesSnatRule)>,
+    egress: Vec<(Site, &'s VpcEgressGateway)>,
 }
 
 impl<'s> Index<'s> {
@@ -40,6 +41,9 @@ impl<'s> Index<'s> {
                 Object::Fip(object) => index.fips.push((site, object)),
                 Object::Dnat(object) => index.dnats.push((site, object)),
                 Object::Snat(object) => index.snats.push((site, object)),
+                Object::EgressGateway(object) => {
+                    index.egress.push((site.of_gateway(Some(&object.metadata.name)), object));
+                }
                 Object::Vpc(_) => {}
             }
         }
@@ -117,7 +121,8 @@ pub(super) fn resolve_once(snapshot: &Snapshot, previous: &Previous) -> Resoluti
     };
     let allocations = placement.place(&index.eips, &mut eips, &mut findings);
     let states = states(gateways, &index, &mut eips, &mut findings);
-    finish(snapshot, objects, states, findings, allocations)
+    let egress = egress::read_all(&index.egress, &subnets, &mut findings);
+    finish(snapshot, objects, (states, egress), findings, allocations)
 }
 
 fn states(
@@ -167,7 +172,7 @@ fn states(
 fn finish(
     snapshot: &Snapshot,
     objects: Vec<(ObjectRef, &Arc<SourceObject>)>,
-    states: BTreeMap<String, DesiredState>,
+    (states, egress): (BTreeMap<String, DesiredState>, BTreeMap<String, EgressGateway>),
     findings: Findings,
     allocations: super::Allocations,
 ) -> Resolutions {
@@ -181,5 +186,5 @@ fn finish(
         .filter(|(object, _)| !rejected.contains(object) && !left_out.contains(object))
         .map(|(object, source)| (object, Arc::clone(source)))
         .collect();
-    Resolutions { states, rejections, notes, allocations, active, rejected }
+    Resolutions { states, egress, rejections, notes, allocations, active, rejected }
 }

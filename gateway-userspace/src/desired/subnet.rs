@@ -31,6 +31,13 @@ impl Subnet {
         ObjectRef::new(Kind::Subnet, self.network.name.clone())
     }
 
+    /// Whether it is one of a VPC, and not an outside one that only names it.
+    fn is_inside(&self, vpc: &str) -> bool {
+        let provider = &self.provider;
+        let inside = provider.is_empty() || provider == "ovn" || provider.ends_with(".ovn");
+        inside && self.vpc == vpc
+    }
+
     /// The CIDR that contains the address.
     pub(super) fn cidr_of(&self, address: IpAddr) -> Result<IpNet, Problem> {
         let found = self.network.cidrs.iter().copied().find(|cidr| cidr.contains(&address));
@@ -147,6 +154,12 @@ impl Subnets {
         let inside =
             |provider: &str| provider.is_empty() || provider == "ovn" || provider.ends_with(".ovn");
         self.by_name.values().flatten().any(|subnet| !inside(&subnet.provider))
+    }
+
+    /// The CIDRs of all Subnets of a VPC.
+    pub(super) fn of_vpc(&self, vpc: &str) -> Vec<IpNet> {
+        let of_vpc = self.by_name.values().flatten().filter(|subnet| subnet.is_inside(vpc));
+        of_vpc.flat_map(|subnet| subnet.network.cidrs.iter().copied()).collect()
     }
 
     pub(super) fn lookup(&self, name: &str) -> Lookup<'_> {

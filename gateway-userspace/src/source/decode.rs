@@ -13,7 +13,7 @@ use crate::crd::{GROUP, Kind, Metadata, Object, ObjectRef, Resource, VERSION};
 use crate::rejection::{Note, Origin, Problem, Rejection, Remark};
 
 /// Kinds of Kube-OVN that a gateway will act upon one day.
-const NOT_HANDLED_YET: &[&str] = &["QoSPolicy", "VpcEgressGateway"];
+const NOT_HANDLED_YET: &[&str] = &["QoSPolicy"];
 
 /// Adds the objects of a document to the snapshot. A list of objects counts as its items.
 pub(super) fn decode(root: &Node<'_>, origin: &Origin, snapshot: &mut Snapshot) {
@@ -103,6 +103,7 @@ impl<'a> Decoder<'a, 'a, '_> {
             Kind::IptablesSnatRule => Object::Snat(self.resource(name)?),
             Kind::Subnet => Object::Subnet(self.resource(name)?),
             Kind::Vpc => Object::Vpc(self.resource(name)?),
+            Kind::VpcEgressGateway => Object::EgressGateway(self.resource(name)?),
         })
     }
 

@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn other_kinds_are_named_and_left_alone() {
         let text = "kind: ConfigMap\napiVersion: v1\nmetadata: {name: c}\ndata: {a: true}\n---\n\
-                    kind: VpcEgressGateway\napiVersion: kubeovn.io/v1\nmetadata: {name: g}\n---\n\
+                    kind: QoSPolicy\napiVersion: kubeovn.io/v1\nmetadata: {name: g}\n---\n\
                     kind: Subnet\napiVersion: ec2.example.org/v1\nmetadata: {name: s}\n";
         let snapshot = snapshot(text);
         let notes: Vec<_> = snapshot.notes.iter().map(ToString::to_string).collect();
@@ -185,7 +185,7 @@ mod tests {
             notes,
             [
                 "gw.yaml:1: document 1: ConfigMap/c: not a kind of NAT gateways, left alone",
-                "gw.yaml:6: document 2: VpcEgressGateway/g: not handled yet, left alone",
+                "gw.yaml:6: document 2: QoSPolicy/g: not handled yet, left alone",
                 "gw.yaml:10: document 3: Subnet/s: not a kind of NAT gateways, left alone",
             ]
         );

@@ -5,6 +5,7 @@ pub(super) mod bfd;
 pub(super) mod drops;
 pub(super) mod eips;
 pub(super) mod hosts;
+pub(super) mod nexthops;
 pub(super) mod rules;
 pub(super) mod sessions;
 pub(super) mod status;
