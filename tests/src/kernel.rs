@@ -4,7 +4,7 @@
 //! `cargo xtask build-ebpf` made, with maps that nobody else sees, and hands out a [`Tc`]. With
 //! [`Options::xdp`] every frame goes through the XDP program first.
 
-mod maps;
+pub(crate) mod maps;
 mod namespace;
 pub(crate) mod test_run;
 mod worker;
@@ -229,6 +229,28 @@ impl Tc {
         let program: &SchedClassifier =
             self.ebpf.program(program).ok_or_else(|| anyhow!("no {program}"))?.try_into()?;
         test_run::run(program.fd()?.as_fd(), frame)
+    }
+
+    /// Runs the program of `direction` on a frame `count` times in a row, each time on what the last run
+    /// left of it. Returns what the last one returned, and the nanoseconds that one took on average.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn repeat(&self, direction: Direction, frame: &[u8], count: u32) -> Result<(u32, u32)> {
+        let name = match direction {
+            Direction::Outbound => "tc_internal",
+            Direction::Inbound => "tc_external",
+        };
+        let program: &SchedClassifier =
+            self.ebpf.program(name).ok_or_else(|| anyhow!("no {name}"))?.try_into()?;
+        let frame = Frame {
+            bytes: frame,
+            ifindex: self.links.ingress(direction),
+            segment_bytes: None,
+            checksum_complete: false,
+        };
+        let (answer, nanos) = test_run::repeat(program.fd()?.as_fd(), &frame, count)?;
+        Ok((answer.code, nanos))
     }
 
     /// Sends a frame whose segments are `segment_bytes` long each.

@@ -7,6 +7,8 @@
 //! | [`subject`] | what is measured: the gateway, its competitors, bare redirects |
 //! | [`experiments`] | what is measured of them |
 //! | [`report`], [`screen`] | results, and how they are shown |
+//! | [`targets`] | what was to be reached, and what was |
+//! | [`plot`], [`publish`] | what stays of a run |
 //!
 //! Nothing here fails because something is slow.
 
@@ -14,19 +16,22 @@ pub mod experiments;
 #[path = "../../../gateway-ebpf/src/bench/flow.rs"]
 pub mod flow;
 pub mod plan;
+pub mod plot;
 mod pod;
+pub mod publish;
 pub mod report;
 pub mod rig;
 pub mod rules;
 pub mod screen;
 pub mod subject;
+pub mod targets;
 pub mod traffic;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use self::experiments::{ALL, Bench, Experiment};
 use self::report::Report;
@@ -47,6 +52,12 @@ pub struct Options {
     /// Write the results
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Print every median as a multiple of an earlier run's
+    #[arg(long, value_name = "FILE")]
+    pub compare: Option<PathBuf>,
+    /// Keep the results: docs/bench (JSON and plots) and the block of the README
+    #[arg(long, conflicts_with = "only")]
+    pub publish: bool,
 }
 
 /// Runs the bench.
@@ -61,21 +72,36 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let chosen = choose(&options.only)?;
+    let earlier = options.compare.as_deref().map(publish::read_json).transpose()?;
     tier::namespaces_possible()?;
     tier::bpffs()?;
     let started = Instant::now();
-    let mut bench = Bench { quick: options.quick, report: Report::default() };
+    let mut failed = 0;
+    let report = Report { about: publish::about(options.quick), ..Report::default() };
+    let mut bench = Bench { quick: options.quick, report };
     for experiment in chosen {
-        (experiment.run)(&mut bench).with_context(|| format!("experiment {}", experiment.name))?;
+        if let Err(error) = (experiment.run)(&mut bench) {
+            // The others are worth having all the same.
+            screen::progress(&format!("FAILED: {}: {error:#}", experiment.name));
+            failed += 1;
+        }
         println!("{}", screen::table(&bench.report, experiment.name));
     }
+    let report = bench.report;
     if let Some(file) = &options.json {
-        let text = format!("{:#}\n", bench.report.to_json());
-        std::fs::write(file, text)
-            .with_context(|| format!("failed to write {}", file.display()))?;
+        publish::write_json(&report, file)?;
+    }
+    if let Some(earlier) = &earlier {
+        println!("{}", publish::comparison(&report, earlier));
+    }
+    let targets = targets::targets(&report);
+    println!("{}\n{}", publish::caption(&report), targets::table(&targets));
+    if options.publish && failed == 0 {
+        publish::publish(&report, &targets)?;
+        screen::progress(&format!("kept in {} and README.md", publish::FOLDER));
     }
     screen::progress(&format!("done in {:.0} s", started.elapsed().as_secs_f64()));
-    Ok(ExitCode::SUCCESS)
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn choose(names: &[String]) -> Result<Vec<Experiment>> {

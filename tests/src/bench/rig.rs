@@ -153,7 +153,7 @@ fn pair(destination: [u8; 6], source: [u8; 6]) -> [u8; 12] {
 }
 
 /// The CPU that frames are made, translated and counted on: the last one.
-fn path_cpu() -> usize {
+pub fn path_cpu() -> usize {
     std::thread::available_parallelism().map_or(0, |count| count.get() - 1)
 }
 

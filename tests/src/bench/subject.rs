@@ -1,11 +1,18 @@
 //! What is measured: the gateway, its competitors, and the limits of the hooks.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use aya::maps::{HashMap, Map, MapData};
+use gateway_common::family::{Family, V4, V6};
+use gateway_common::records::Session;
+use gateway_common::tuple::Tuple;
 
 use super::rig::Rig;
 use super::rules::Rules;
+use crate::kernel::OBJECT;
+use crate::kernel::maps::Raw;
 use crate::lab::gateway::{Gateway, Settings};
 use crate::lab::tier;
 use crate::lab::topology::External;
@@ -115,11 +122,15 @@ impl Subject {
         Ok(Self { way, gateway, rig })
     }
 
-    /// Empties conntrack, whose table has its limit for all namespaces of this way.
+    /// Ends all connections, so that the next ones meet a table as it was at first.
     ///
     /// # Errors
-    /// The program fails.
+    /// conntrack fails, or the kernel refuses access to a map.
     pub fn forget_connections(&self) -> Result<()> {
+        if let Some(gateway) = &self.gateway {
+            empty::<V4>(&gateway.pins().join("SESSIONS_V4"))?;
+            return empty::<V6>(&gateway.pins().join("SESSIONS_V6"));
+        }
         match self.way {
             Way::Iptables | Way::Nftables => {
                 self.rig.gateway.output(Command::new("conntrack").arg("-F")).map(drop)
@@ -129,6 +140,18 @@ impl Subject {
     }
 }
 
+/// Removes every entry of a pinned session map.
+fn empty<F: Family>(path: &Path) -> Result<()> {
+    let data = MapData::from_pin(path).with_context(|| format!("no map at {}", path.display()))?;
+    let mut map: HashMap<_, Raw<Tuple<F>>, Raw<Session<F>>> = Map::HashMap(data).try_into()?;
+    // Always the first one: a walk would begin anew where another entry went.
+    while let Some(key) = map.keys().next() {
+        // The daemon may have been faster.
+        let _ = map.remove(&key?);
+    }
+    Ok(())
+}
+
 fn start(rig: &Rig, setup: &Setup, mode: &str) -> Result<Gateway> {
     let config = rig.scratch.join("config");
     std::fs::create_dir_all(&config)?;
@@ -136,6 +159,10 @@ fn start(rig: &Rig, setup: &Setup, mode: &str) -> Result<Gateway> {
     let mut arguments: Vec<String> =
         ["--mode", mode, "--timeouts", "udp-new=3600"].map(Into::into).into();
     arguments.extend(["--max-sessions".into(), setup.sessions.to_string()]);
+    if let Some(object) = std::env::var_os(OBJECT) {
+        // The same programs that the test runs load: those of the build, or a variant to compare.
+        arguments.extend(["--object".into(), object.to_string_lossy().into_owned()]);
+    }
     let settings = Settings { binary: tier::binary()?, name: rig.name.clone(), config, arguments };
     Gateway::start_in(&rig.gateway, &rig.scratch, settings)
 }

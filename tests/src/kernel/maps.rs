@@ -21,7 +21,7 @@ use crate::harness::notation::Notation;
 /// A record as aya wants it.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
-pub(super) struct Raw<T>(pub(super) T);
+pub(crate) struct Raw<T>(pub(crate) T);
 
 /// Declares that records may be read and written as bytes.
 macro_rules! pods {

@@ -1,7 +1,14 @@
 //! What is measured, one module each.
 
+pub mod bulk;
+pub mod capacity;
 pub mod established;
+pub mod latency;
+pub mod memory;
 pub mod opening;
+pub mod outage;
+pub mod programs;
+pub mod rule_load;
 
 use std::time::Duration;
 
@@ -25,7 +32,12 @@ pub struct Experiment {
 }
 
 /// All of them, in the order in which they run.
-pub const ALL: [Experiment; 2] = [
+pub const ALL: [Experiment; 9] = [
+    Experiment {
+        name: programs::NAME,
+        about: "nanoseconds in the programs alone, on the hit path and on the open path",
+        run: programs::run,
+    },
     Experiment {
         name: established::NAME,
         about: "packets per second of open flows, all on one core with generator and sink",
@@ -35,6 +47,32 @@ pub const ALL: [Experiment; 2] = [
         name: opening::NAME,
         about: "new sessions per second with 0 to 100 000 port forwards, and their end",
         run: opening::run,
+    },
+    Experiment {
+        name: bulk::NAME,
+        about: "TCP bulk, one and eight streams, over veth and macvlan",
+        run: bulk::run,
+    },
+    Experiment {
+        name: latency::NAME,
+        about: "round trips of small UDP requests: p50, p99, p99.9",
+        run: latency::run,
+    },
+    Experiment {
+        name: rule_load::NAME,
+        about: "rules from YAML to active: 100 to 100 000, and one change among them",
+        run: rule_load::run,
+    },
+    Experiment { name: memory::NAME, about: "memory of open sessions", run: memory::run },
+    Experiment {
+        name: capacity::NAME,
+        about: "RFC 9693: filling tables of 64 k to 4 M sessions, and throughput then",
+        run: capacity::run,
+    },
+    Experiment {
+        name: outage::NAME,
+        about: "packets lost while the daemon is killed and started under load",
+        run: outage::run,
     },
 ];
 

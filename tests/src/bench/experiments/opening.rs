@@ -22,6 +22,9 @@ pub const NAME: &str = "new sessions";
 /// Of the row about their end.
 pub const TEARDOWN: &str = "teardown";
 
+/// As many sessions as the gateway takes unless told otherwise, and conntrack too.
+const DEFAULT_SESSIONS: u32 = 262_144;
+
 /// The name of a row.
 pub fn name(dnats: u32) -> String {
     format!("{} DNAT rules", spaced(dnats.into()))
@@ -37,7 +40,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         progress(&format!("{NAME}: {}", name(*dnats)));
         let setup = Setup {
             rules: Rules { dnats: *dnats },
-            sessions: 1 << 22,
+            sessions: DEFAULT_SESSIONS,
             external: External::Veth,
             generated: true,
         };

@@ -1,0 +1,148 @@
+//! Nanoseconds for each packet in the programs alone, by `BPF_PROG_TEST_RUN`.
+//!
+//! A repeated run gets what the last one left of the frame. On the hit path each session has a twin that
+//! translates back; on the open path the SNAT rule covers its own EIP, so that every run opens a
+//! session.
+
+use anyhow::{Result, ensure};
+use gateway_common::tuple::{Direction, Tuple};
+
+use super::Bench;
+use crate::bench::report::Unit;
+use crate::bench::screen::progress;
+use crate::build_packet::{Transport, udp};
+use crate::decode::decode;
+use crate::harness::notation::Notation;
+use crate::harness::routes::{embed_prefix, ingress_mac, prefix};
+use crate::harness::{Backend as _, NatRule, Outcome, Store};
+use crate::kernel::{self, FORWARDED, Options, Tc};
+
+/// Its name.
+pub const NAME: &str = "programs";
+
+/// Rows of the two paths.
+pub const HIT: &str = "hit path";
+/// See [`HIT`].
+pub const OPEN: &str = "open path";
+
+/// A frame starts with a TTL of 255.
+const RUNS: u32 = 200;
+const CAPACITY: u32 = 1 << 17;
+const INSIDE: &str = "10.0.1.10:40000";
+const FAR: &str = "198.51.100.7:53";
+const EIP: &str = "203.0.113.10";
+
+/// Measures.
+///
+/// # Errors
+/// The kernel refuses something, or a packet takes another path than it should.
+pub fn run(bench: &mut Bench) -> Result<()> {
+    progress(&format!("{NAME}: hit path and open path, test runs"));
+    let mut outcome = Ok(());
+    let calls = bench.pick(100, 200);
+    let ran = kernel::run(Options::tc(CAPACITY), |tc| outcome = measure(bench, tc, calls));
+    ensure!(ran, "the programs cannot be loaded");
+    let why = if std::path::Path::new("/sys/bus/event_source/devices/cpu").exists() {
+        "the bench does not read hardware performance counters"
+    } else {
+        "this machine has no hardware performance counters"
+    };
+    bench.report.miss(NAME, "instructions", "TC", Unit::Packets, why);
+    let why = "a second run is for the neighbour's MAC address, which the first one wrote";
+    bench.report.miss(NAME, &format!("{HIT}, IPv4, from inside"), "XDP", Unit::Nanos, why);
+    outcome
+}
+
+fn measure(bench: &mut Bench, tc: &mut Tc, calls: usize) -> Result<()> {
+    for ipv6 in [false, true] {
+        let family = if ipv6 { "IPv6" } else { "IPv4" };
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            let frame = prepare(tc, ipv6, "10.0.1.0/24", direction)?;
+            if ipv6 {
+                add_twins(tc.v6());
+            } else {
+                add_twins(tc.v4());
+            }
+            let side =
+                if direction == Direction::Outbound { "from inside" } else { "from outside" };
+            let row = format!("{HIT}, {family}, {side}");
+            for _ in 0..calls {
+                let (answer, nanos) = tc.repeat(direction, &frame, RUNS)?;
+                ensure!(answer == FORWARDED, "{row}: the program returned {answer}");
+                bench.report.add(NAME, &row, "TC", Unit::Nanos, nanos.into());
+            }
+            ensure!(tc.sessions().len() == 4, "{row}: other sessions than the ones prepared");
+        }
+        let row = format!("{OPEN}, {family}");
+        prepare(tc, ipv6, "0.0.0.0/0", Direction::Outbound)?;
+        let before = tc.sessions().len();
+        for call in 0..calls {
+            let frame = packet(ipv6, &format!("10.0.1.10:{}", 41_000 + call));
+            let (answer, nanos) = tc.repeat(Direction::Outbound, &frame, RUNS)?;
+            ensure!(answer == FORWARDED, "{row}: the program returned {answer}");
+            bench.report.add(NAME, &row, "TC", Unit::Nanos, nanos.into());
+        }
+        let opened = (tc.sessions().len() - before) / 2;
+        let runs = calls * RUNS as usize;
+        // By chance a chain of them meets an earlier one's.
+        ensure!(opened + runs / 100 >= runs, "{row}: {opened} sessions of {runs} packets");
+    }
+    Ok(())
+}
+
+/// Adds the SNAT rule, opens one session, and returns the frame that meets it next.
+fn prepare(tc: &mut Tc, ipv6: bool, sources: &str, direction: Direction) -> Result<Vec<u8>> {
+    tc.clear();
+    let (mut sources, mut eip) = (prefix(sources), prefix(EIP));
+    if ipv6 {
+        (sources, eip) = (embed_prefix(sources), embed_prefix(eip));
+    }
+    tc.add(&NatRule::Snat { prefix: sources, pool: vec![(eip.0, 1)] });
+    let frame = packet(ipv6, INSIDE);
+    let mut sent = frame.clone();
+    let outcome = tc.send(Direction::Outbound, &mut sent).outcome;
+    ensure!(outcome == Outcome::Forward, "no session was opened: {outcome:?}");
+    if direction == Direction::Outbound {
+        return Ok(frame);
+    }
+    let answer = answer(&sent)?;
+    let mut first = answer.clone();
+    let outcome = tc.send(direction, &mut first).outcome;
+    ensure!(outcome == Outcome::Forward, "the answer is not forwarded: {outcome:?}");
+    Ok(answer)
+}
+
+/// A frame from inside.
+fn packet(ipv6: bool, from: &str) -> Vec<u8> {
+    let draft = udp(from, FAR).with_ttl(255).with_payload(&[0; 18]);
+    let draft = if ipv6 { draft.over_ipv6() } else { draft };
+    draft.frame(ingress_mac(Direction::Outbound))
+}
+
+/// The answer to a frame, addressed to the gateway, its TTL as at first.
+fn answer(sent: &[u8]) -> Result<Vec<u8>> {
+    let decoded = decode(sent).map_err(anyhow::Error::msg)?;
+    let mut draft = udp(FAR, INSIDE).with_ttl(255).with_payload(&[0; 18]);
+    (draft.source, draft.destination) = (decoded.destination, decoded.source);
+    if let (Transport::Datagram { ports, .. }, Some((source, destination))) =
+        (&mut draft.transport, decoded.ports)
+    {
+        *ports = (destination, source);
+    }
+    Ok(draft.frame(ingress_mac(Direction::Inbound)))
+}
+
+/// Gives every session entry a twin that translates back.
+fn add_twins<F: Notation>(store: &mut dyn Store<F>) {
+    for (key, session) in store.sessions() {
+        let direction = if key.direction == Direction::Outbound as u8 {
+            Direction::Outbound
+        } else {
+            Direction::Inbound
+        };
+        let twin = Tuple::new(session.translated, key.protocol, direction);
+        let mut back = session;
+        back.translated = key.endpoints;
+        store.set_session(&twin, Some(back));
+    }
+}
