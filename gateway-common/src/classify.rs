@@ -38,6 +38,15 @@ pub enum Action {
 /// An [`Exit`] for packets that no rule covers and for those that are the gateway's own.
 #[inline(always)]
 pub fn classify<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<Action, Exit> {
+    let ends = &passage.work.parsed.tuple.endpoints;
+    // RFC 3927 section 7: "a router MUST NOT forward" them. Of IPv6 the parser has left them to the
+    // kernel, which does not forward them either; of IPv4 it would.
+    if F::BITS == 32 && (ends.source.is_link_local() || ends.destination.is_link_local()) {
+        return Err(match route(passage) {
+            Route::Local => PassReason::Local.into(),
+            Route::Forward | Route::Refused => DropReason::LinkLocal.into(),
+        });
+    }
     let target = redirect(passage);
     match passage.arrival.direction {
         Direction::Outbound => outbound(passage, target),

@@ -257,6 +257,7 @@ impl Family for V4 {
         if header.version_ihl >> 4 != 4 || usize::from(header_bytes) < ipv4::BYTES {
             return Err(DropReason::BadHeader.into());
         }
+        let total = header.total_length.get();
         let field = header.fragment.get();
         parsed.fragment =
             Fragment::from_parts(field & ipv4::FRAGMENT_OFFSET, field & ipv4::MORE_FRAGMENTS != 0);
@@ -266,6 +267,11 @@ impl Family for V4 {
         parsed.tuple.protocol = header.protocol;
         parsed.ttl = header.ttl;
         parsed.l4 = at as u16 + header_bytes;
+        // RFC 1812 section 5.2.2. Zero is what a GSO packet of more than 64 kB says.
+        let jumbo = || packet.frame_bytes() > u32::from(u16::MAX);
+        if total < header_bytes && !(total == 0 && jumbo()) {
+            return Err(DropReason::BadHeader.into());
+        }
         Ok(())
     }
 

@@ -50,6 +50,8 @@ pub enum PortFields {
     DestinationId,
     /// An ICMP error: they are in the packet that it quotes.
     Quoted,
+    /// An ICMP redirect: advice for the next hop, with a quote that nobody translates.
+    Redirect,
     /// None: another protocol, a later fragment, an ICMP message that is neither query nor error.
     None,
 }
@@ -234,6 +236,7 @@ fn parse_icmp<F: Family>(parsed: &mut Parsed<F>, icmp: &IcmpStart) -> Result<(),
         0 | 14 | 16 | 18 if v4 => parsed.ports = PortFields::DestinationId,
         128 if !v4 => parsed.ports = PortFields::SourceId,
         129 if !v4 => parsed.ports = PortFields::DestinationId,
+        5 if v4 => parsed.ports = PortFields::Redirect,
         // Unreachable, quench, exceeded, problem; RFC 4443: 1 to 4. Not redirects: they are for
         // the next hop on the same link, which the gateway is.
         3 | 4 | 11 | 12 if v4 => parsed.ports = PortFields::Quoted,
@@ -244,7 +247,7 @@ fn parse_icmp<F: Family>(parsed: &mut Parsed<F>, icmp: &IcmpStart) -> Result<(),
     match parsed.ports {
         PortFields::SourceId => parsed.tuple.endpoints.source_port = id,
         PortFields::DestinationId => parsed.tuple.endpoints.destination_port = id,
-        PortFields::Both | PortFields::Quoted | PortFields::None => {}
+        PortFields::Both | PortFields::Quoted | PortFields::Redirect | PortFields::None => {}
     }
     parsed.checksum = if v4 { L4Checksum::Plain } else { L4Checksum::Pseudo };
     parsed.checksum_at = transport::ICMP_CHECKSUM;

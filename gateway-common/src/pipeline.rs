@@ -221,7 +221,8 @@ fn decide<F: Family, P: Packet, T: Tables<F>>(
         return Err(passage.work.exit);
     }
     forward::check(packet, passage.work, passage.config, passage.arrival)?;
-    let quotes = passage.work.parsed.ports == PortFields::Quoted;
+    let ports = passage.work.parsed.ports;
+    let quotes = matches!(ports, PortFields::Quoted | PortFields::Redirect);
     // A floating IP does not pass on an error about somebody else: its quote would stay as it is.
     if passage.work.action == Action::Stateless && !(quotes && passage.work.rewrite.rule != 0) {
         return Ok(());

@@ -65,7 +65,7 @@ fn write_ports<F: Family, P: Packet>(
             packet.at::<IcmpStart>(l4)?.id.set(destination);
             Ok(replaced(old.destination_port, destination))
         }
-        PortFields::Quoted | PortFields::None => Ok(Difference::NONE),
+        PortFields::Quoted | PortFields::Redirect | PortFields::None => Ok(Difference::NONE),
     }
 }
 

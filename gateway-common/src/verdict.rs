@@ -183,6 +183,8 @@ reasons! {
         Fragment = "fragment",
         /// A first fragment too short for its layer-4 header, or a later one that reaches into it.
         FragmentTiny = "fragment_tiny",
+        /// To or from an address that is valid on one link only, and not the gateway's own.
+        LinkLocal = "link_local",
         /// An ICMP message that is neither a query nor belongs to a session.
         IcmpUntracked = "icmp_untracked",
         /// Larger than the interface it would leave by takes.

@@ -272,6 +272,28 @@ pub(super) fn a_floating_ip_reports_only_about_itself(gw: &mut Gateway<'_>) {
     gw.outbound(report).dropped(DropReason::IcmpUntracked);
 }
 
+/// A redirect is for the next hop; its quote would tell an inside address outside.
+pub(super) fn a_redirect_goes_no_further(gw: &mut Gateway<'_>) {
+    gw.fip("203.0.113.14", "10.0.1.5");
+    gw.snat("10.0.1.0/24", &["203.0.113.10"]);
+    let inside = gw.outbound(udp("10.0.1.5:4000", REMOTE));
+    let outside = inside.bytes()[14..].to_vec();
+    let redirect = |from: &str, to: &str, quote: &[u8]| {
+        icmp(from, to, 5, 1, [203, 0, 113, 99]).with_payload(quote)
+    };
+    let inward = redirect(ROUTER, "203.0.113.14", &outside);
+    gw.inbound(inward).dropped(DropReason::IcmpUntracked);
+    let outward = redirect("10.0.1.5", "198.51.100.7", &outside);
+    gw.outbound(outward).dropped(DropReason::IcmpUntracked);
+    // About a session it belongs to nobody either.
+    let sent = gw.outbound(udp(INSIDE, REMOTE));
+    sent.forwarded();
+    let about = redirect(ROUTER, "203.0.113.10", &sent.bytes()[14..]);
+    gw.inbound(about).passed(PassReason::Local);
+    // The gateway is somebody's host, too.
+    gw.inbound(redirect(ROUTER, "203.0.113.2", &outside)).passed(PassReason::Local);
+}
+
 pub(super) fn an_error_in_a_hairpin_does_not_turn_outside(gw: &mut Gateway<'_>) {
     gw.fip("203.0.113.14", "10.0.1.5");
     // The way back to this host is the default route.

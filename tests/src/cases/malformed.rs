@@ -1,5 +1,6 @@
 //! Frames that are cut, wrong, or not for us.
 
+use gateway_common::records::Unmatched;
 use gateway_common::tuple::Direction;
 use gateway_common::verdict::{DropReason, PassReason};
 
@@ -99,6 +100,7 @@ pub(super) fn a_header_longer_than_the_frame_is_dropped(gw: &mut Gateway<'_>) {
         let packet = udp(INSIDE, REMOTE).with_payload(&[]);
         let mut frame = gw.frame(Direction::Outbound, packet);
         frame[14] = 0x40 | words;
+        frame[16..18].copy_from_slice(&60_u16.to_be_bytes());
         gw.send(Direction::Outbound, frame).dropped(DropReason::Truncated);
     }
 }
@@ -117,9 +119,40 @@ pub(super) fn a_header_longer_than_the_frame_is_dropped_whatever_it_carries(gw: 
             frame[14 + 40 + 1] = 9;
         } else {
             frame[14] = 0x4f;
+            frame[16..18].copy_from_slice(&60_u16.to_be_bytes());
         }
         gw.send(Direction::Outbound, frame).dropped(DropReason::Truncated);
     }
+}
+
+pub(super) fn a_total_length_short_of_the_header_is_dropped(gw: &mut Gateway<'_>) {
+    gw.snat("10.0.1.0/24", &["203.0.113.10"]);
+    gw.fip("203.0.113.14", "10.0.1.5");
+    for packet in [udp(INSIDE, REMOTE), other(99, "10.0.1.5", "198.51.100.7")] {
+        for total in [0_u16, 1, 19] {
+            let mut frame = gw.frame(Direction::Outbound, packet.clone());
+            frame[16..18].copy_from_slice(&total.to_be_bytes());
+            gw.send(Direction::Outbound, frame).dropped(DropReason::BadHeader);
+        }
+    }
+    assert_eq!(gw.sessions(), []);
+}
+
+/// RFC 3927: neither a FIP, nor SNAT, nor `--unmatched forward` gets them past the link.
+pub(super) fn an_ipv4_link_local_address_is_not_forwarded(gw: &mut Gateway<'_>) {
+    gw.snat("0.0.0.0/0", &["203.0.113.10"]);
+    gw.fip("203.0.113.14", "10.0.1.5");
+    gw.configure(|config| config.unmatched = Unmatched::Forward as u8);
+    for inside in ["10.0.1.10:4000", "10.0.1.5:4000"] {
+        gw.outbound(udp(inside, "169.254.169.254:80")).dropped(DropReason::LinkLocal);
+    }
+    gw.outbound(udp("169.254.7.7:4000", REMOTE)).dropped(DropReason::LinkLocal);
+    // Beside the range.
+    gw.outbound(udp("10.0.1.10:4000", "169.253.0.1:80")).forwarded();
+    gw.inbound(udp("169.254.7.7:4000", "10.0.1.10:53")).dropped(DropReason::LinkLocal);
+    // The gateway's own addresses are the kernel's business, that of a floating IP among them.
+    gw.inbound(udp("169.254.7.7:4000", "203.0.113.14:53")).passed(PassReason::Local);
+    gw.inbound(udp("169.254.7.7:4000", "203.0.113.2:53")).passed(PassReason::Local);
 }
 
 pub(super) fn another_ether_type_is_left_to_the_kernel(gw: &mut Gateway<'_>) {

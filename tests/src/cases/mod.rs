@@ -3,6 +3,7 @@
 //! The numbers in the comments are the rows of the packet table in Kube-OVN's terms: who talks to
 //! whom, by which interface, with which address before and after.
 
+mod coexist;
 mod conformance;
 mod dnat;
 mod fip;
@@ -84,6 +85,7 @@ cases! {
         a_source_stays_with_its_member_of_the_pool,
         the_members_of_a_pool_share_the_sources,
         protocols_without_ports_keep_everything_but_the_address,
+        sctp_keeps_its_ports,
         two_hosts_cannot_share_a_protocol_without_ports,
         udp_lite_and_dccp_have_ports_too,
         a_datagram_without_checksum_stays_without.ipv4_only(),
@@ -147,6 +149,11 @@ cases! {
         a_backend_outside_is_refused,
         a_removed_rule_no_longer_opens,
         udp_and_tcp_of_one_port_are_two_rules,
+    }
+    coexist {
+        dnat_and_snat_share_an_eip,
+        a_floating_ip_takes_what_no_session_has,
+        a_rule_that_goes_takes_only_its_own_flows,
     }
     share {
         a_flow_gets_a_backend_and_keeps_it,
@@ -232,6 +239,7 @@ cases! {
         an_error_about_an_error_is_refused,
         an_error_at_its_last_hop_goes_no_further,
         a_floating_ip_reports_only_about_itself,
+        a_redirect_goes_no_further.ipv4_only(),
         an_error_in_a_hairpin_does_not_turn_outside,
     }
     limits {
@@ -293,6 +301,8 @@ cases! {
         a_short_header_length_is_dropped.ipv4_only(),
         a_header_longer_than_the_frame_is_dropped.ipv4_only(),
         a_header_longer_than_the_frame_is_dropped_whatever_it_carries,
+        a_total_length_short_of_the_header_is_dropped.ipv4_only(),
+        an_ipv4_link_local_address_is_not_forwarded.ipv4_only(),
         another_ether_type_is_left_to_the_kernel,
         a_vlan_tag_is_left_to_the_kernel,
         frames_to_others_are_left_to_the_kernel,

@@ -123,6 +123,24 @@ pub(super) fn protocols_without_ports_keep_everything_but_the_address(gw: &mut G
     }
 }
 
+/// Row 27. Its ports are another protocol's, and its checksum covers no address.
+pub(super) fn sctp_keeps_its_ports(gw: &mut Gateway<'_>) {
+    gw.snat("10.0.1.0/24", &["203.0.113.10"]);
+    let association = [0x1f, 0x90, 0x00, 0x50, 1, 2, 3, 4, 0xaa, 0xbb, 0xcc, 0xdd, 1, 0, 0, 4];
+    let packet = other(132, "10.0.1.10", "198.51.100.7").with_payload(&association);
+    let there = gw.outbound(packet).forwarded();
+    there.is("203.0.113.10", "198.51.100.7");
+    gw.inbound(there.answer()).forwarded().is("198.51.100.7", "10.0.1.10");
+    assert_eq!(gw.sessions().len(), 2);
+    // One flow for each pair of addresses and protocol, whatever the ports.
+    let other_ports = [&[0x1f, 0x91][..], &association[2..]].concat();
+    let packet = other(132, "10.0.1.10", "198.51.100.7").with_payload(&other_ports);
+    gw.outbound(packet).forwarded().is("203.0.113.10", "198.51.100.7");
+    gw.outbound(other(132, "10.0.1.10", "198.51.100.8")).forwarded();
+    gw.outbound(other(99, "10.0.1.10", "198.51.100.7")).forwarded();
+    assert_eq!(gw.sessions().len(), 6);
+}
+
 pub(super) fn two_hosts_cannot_share_a_protocol_without_ports(gw: &mut Gateway<'_>) {
     gw.snat("10.0.1.0/24", &["203.0.113.10"]);
     gw.outbound(other(99, "10.0.1.10", "198.51.100.7")).forwarded();

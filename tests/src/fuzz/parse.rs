@@ -53,7 +53,7 @@ fn agree<F: Notation>(parsed: &Parsed<F>, decoded: &Decoded) {
         PortFields::DestinationId => {
             assert_eq!(Some(ends.destination.port()), decoded.icmp.map(|(.., id)| id));
         }
-        PortFields::Quoted | PortFields::None => {
+        PortFields::Quoted | PortFields::Redirect | PortFields::None => {
             assert_eq!((ends.source.port(), ends.destination.port()), (0, 0), "{decoded:?}");
         }
     }
