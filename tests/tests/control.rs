@@ -173,7 +173,8 @@ fn the_examples_are_clean() {
 fn a_chosen_address_does_not_move() {
     let before = base() + &eip("m", "") + &eip("z", "");
     let first = gw1(&before, &Allocations::default());
-    let chosen = |resolution: &Resolution, name: &str| resolution.allocations.0[name].to_string();
+    let chosen =
+        |resolution: &Resolution, name: &str| resolution.allocations.0[name][0].to_string();
     assert_eq!(chosen(&first, "m"), "203.0.113.2");
     assert_eq!(chosen(&first, "z"), "203.0.113.3");
 
@@ -202,7 +203,7 @@ fn a_chosen_address_is_kept_for_an_eip_that_cannot_be_read() {
     let broken = base() + &eip("m", ", colour: red") + &eip("z", "") + &eip("b", "");
     let second = gw1(&broken, &first.allocations);
     assert_eq!(second.allocations.0["m"], first.allocations.0["m"]);
-    assert_eq!(second.allocations.0["b"], address("203.0.113.4"));
+    assert_eq!(second.allocations.0["b"], [address("203.0.113.4")]);
     let third = gw1(&good, &second.allocations);
     assert_eq!(third.state, first.state);
 }
@@ -227,6 +228,42 @@ fn both_families_have_their_own_address() {
     assert_eq!(state.fips[&six].internal, address("fd00:10:1::5"));
     assert_eq!(state.snats[&"fd00:10:1::/64".parse().unwrap()].eips[0].eip, six);
     assert_eq!(state.snats[&"10.0.7.0/24".parse().unwrap()].eips[0].eip, four);
+}
+
+#[test]
+fn a_dual_stack_subnet_gives_an_address_of_each_family_and_keeps_both() {
+    let dual = object(
+        "Subnet",
+        "outside-dual",
+        "cidrBlock: \"198.51.100.0/24,2001:db8:9::/64\", protocol: Dual, \
+         gateway: \"198.51.100.1,2001:db8:9::1\"",
+    );
+    let eip = |name: &str, rest: &str| {
+        let spec = format!("natGwDp: gw1, externalSubnet: outside-dual{rest}");
+        object("IptablesEIP", name, &spec)
+    };
+    let rule = object("IptablesFIPRule", "six", "eip: both, internalIp: \"fd00:10:1::9\"");
+    let text = base() + &dual + &eip("both", "") + &rule;
+    let first = gw1(&text, &Allocations::default());
+    assert_eq!(messages(&first.rejections), [""; 0]);
+    let chosen = first.allocations.0["both"].clone();
+    assert_eq!(messages(&chosen), ["198.51.100.2", "2001:db8:9::2"]);
+    let state = first.state.unwrap();
+    assert_eq!(state.eips[&chosen[1]].gateway, Some(address("2001:db8:9::1")));
+    assert_eq!(state.fips[&chosen[1]].internal, address("fd00:10:1::9"));
+
+    // Who comes first in the alphabet does not take what was chosen; an address that is given is
+    // enough in IPv4, and in IPv6 the other one is chosen.
+    let more = text.clone()
+        + &eip("a", "")
+        + &eip("four", ", v4ip: 198.51.100.9")
+        + &eip("six", ", v6ip: \"2001:db8:9::9\"");
+    let second = gw1(&more, &first.allocations);
+    assert_eq!(messages(&second.rejections), [""; 0]);
+    assert_eq!(second.allocations.0["both"], chosen);
+    assert_eq!(messages(&second.allocations.0["a"]), ["198.51.100.3", "2001:db8:9::3"]);
+    assert!(!second.allocations.0.contains_key("four"));
+    assert_eq!(messages(&second.allocations.0["six"]), ["198.51.100.4"]);
 }
 
 #[test]

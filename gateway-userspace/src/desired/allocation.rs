@@ -5,14 +5,36 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-/// The address that was chosen for each EIP, by the name of its `IptablesEIP`.
+/// The addresses that were chosen for each EIP, at most one of each family, by the name of its
+/// `IptablesEIP`.
 ///
 /// Covers every gateway of the input, so that daemons that share their manifests choose alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Allocations(pub BTreeMap<String, IpAddr>);
+pub struct Allocations(
+    #[serde(deserialize_with = "one_or_more")] pub BTreeMap<String, Vec<IpAddr>>,
+);
+
+/// Reads the file of an earlier version too, which had one address for each EIP.
+fn one_or_more<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, Vec<IpAddr>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Addresses {
+        One(IpAddr),
+        More(Vec<IpAddr>),
+    }
+
+    let entries = BTreeMap::<String, Addresses>::deserialize(deserializer)?;
+    let list = |addresses| match addresses {
+        Addresses::One(address) => vec![address],
+        Addresses::More(addresses) => addresses,
+    };
+    Ok(entries.into_iter().map(|(name, addresses)| (name, list(addresses))).collect())
+}
 
 /// The file of [`Allocations`] could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -94,10 +116,15 @@ mod tests {
         assert_eq!(Allocations::load(&path).unwrap(), Allocations::default());
 
         let mut allocations = Allocations::default();
-        allocations.0.insert("eip-random".into(), "203.0.113.2".parse().unwrap());
+        allocations.0.insert("eip-random".into(), vec!["203.0.113.2".parse().unwrap()]);
         allocations.save(&path).unwrap();
-        allocations.0.insert("eip-v6".into(), "2001:db8::2".parse().unwrap());
+        let both = ["203.0.113.3".parse().unwrap(), "2001:db8::2".parse().unwrap()];
+        allocations.0.insert("eip-dual".into(), both.to_vec());
         allocations.save(&path).unwrap();
+        assert_eq!(Allocations::load(&path).unwrap(), allocations);
+
+        std::fs::write(&path, r#"{"eip-random": "203.0.113.2"}"#).unwrap();
+        allocations.0.remove("eip-dual");
         assert_eq!(Allocations::load(&path).unwrap(), allocations);
 
         std::fs::write(&path, "{").unwrap();

@@ -36,7 +36,7 @@ struct Draft<'s> {
     site: Site,
     gateway: String,
     given: Vec<(&'static str, Eip)>,
-    choice: Option<Choice<'s>>,
+    choices: Vec<Choice<'s>>,
 }
 
 /// An address that is to be chosen.
@@ -76,22 +76,23 @@ impl<'s> Placement<'s> {
                 None => eips.record(&site.object.name, Named::Rejected { gateway }),
             }
         }
-        drafts.sort_by_key(|draft| match draft.choice {
-            Some(Choice { before: Some(_), .. }) => (0, String::new()),
-            None => (1, String::new()),
-            Some(_) => (2, draft.site.object.name.clone()),
+        drafts.sort_by_key(|draft| match &draft.choices[..] {
+            [] => (1, String::new()),
+            choices if choices.iter().any(|choice| choice.before.is_some()) => (0, String::new()),
+            _ => (2, draft.site.object.name.clone()),
         });
         let mut chosen = self.absent(objects);
         let mut chooser =
-            Chooser { reserved: chosen.0.values().copied().collect(), ..<_>::default() };
+            Chooser { reserved: chosen.0.values().flatten().copied().collect(), ..<_>::default() };
         for mut draft in drafts {
             let name = draft.site.object.name.clone();
             let gateway = draft.gateway.clone();
             let choice = chooser.choose(&mut draft, eips, findings);
             let addresses = draft.given.iter().map(|(_, eip)| eip.address.addr()).collect();
-            let placed = choice.is_ok() && eips.claim(&draft.site, &gateway, draft.given, findings);
-            if let (true, Ok(Some(address))) = (placed, choice) {
-                chosen.0.insert(name.clone(), address);
+            let placed =
+                choice.is_some() && eips.claim(&draft.site, &gateway, draft.given, findings);
+            if let Some(choice) = choice.filter(|choice| placed && !choice.is_empty()) {
+                chosen.0.insert(name.clone(), choice);
             }
             eips.record(
                 &name,
@@ -111,7 +112,7 @@ impl<'s> Placement<'s> {
         }
         let present: BTreeSet<_> = objects.iter().map(|(site, _)| &site.object.name).collect();
         let absent = self.previous.0.iter().filter(|(name, _)| !present.contains(name));
-        Allocations(absent.map(|(name, address)| (name.clone(), *address)).collect())
+        Allocations(absent.map(|(name, chosen)| (name.clone(), chosen.clone())).collect())
     }
 
     fn draft(
@@ -143,8 +144,8 @@ impl<'s> Placement<'s> {
                 given.push((field, static_eip(site, field, address, external, gateway, findings)?));
             }
         }
-        let choice = self.choice(site, &given, external, findings)?;
-        Some(Draft { site: site.clone(), gateway: name.to_owned(), given, choice })
+        let choices = self.choices(site, &given, external, findings)?;
+        Some(Draft { site: site.clone(), gateway: name.to_owned(), given, choices })
     }
 
     /// The Subnet of an EIP: its own, else the one of its gateway, else the usual one.
@@ -174,19 +175,19 @@ impl<'s> Placement<'s> {
         }
     }
 
-    /// The address that is to be chosen: of IPv4 if the Subnet has it, as Kube-OVN does.
-    /// The outer `None` is a rejection.
-    #[expect(clippy::option_option, reason = "the inner one is the answer")]
-    fn choice(
+    /// The addresses that are to be chosen: one of each family that the Subnet has if none is given;
+    /// beside a given IPv6 address one of IPv4, which Kube-OVN's EIPs always have. `None` is a
+    /// rejection.
+    fn choices(
         &self,
         site: &Site,
         given: &[(&'static str, Eip)],
         external: External<'s>,
         findings: &mut Findings,
-    ) -> Option<Option<Choice<'s>>> {
+    ) -> Option<Vec<Choice<'s>>> {
         let has = |field| given.iter().any(|(given, _)| *given == field);
         if has("v4ip") {
-            return Some(None);
+            return Some(Vec::new());
         }
         let (name, subnet) = match external {
             External::Known(subnet) => (&*subnet.network.name, Some(subnet)),
@@ -196,23 +197,27 @@ impl<'s> Placement<'s> {
             let cidrs = &subnet?.network.cidrs;
             cidrs.iter().copied().find(|cidr| cidr.addr().is_ipv4() == v4)
         };
-        let (field, cidr) = match (cidr_of(true), cidr_of(false)) {
-            (Some(cidr), _) => ("v4ip", cidr),
-            _ if has("v6ip") => return Some(None),
-            (None, Some(cidr)) => ("v6ip", cidr),
-            (None, None) => {
-                let object = ObjectRef::new(Kind::Subnet, name);
-                if let External::Rejected(_) = external {
-                    findings.leave_out(site, "externalSubnet", object);
-                } else {
-                    findings.reject(site, "v4ip", Problem::NoSubnet { subnet: object });
-                }
-                return None;
+        let wanted: Vec<_> = [("v4ip", cidr_of(true)), ("v6ip", cidr_of(false))]
+            .into_iter()
+            .filter(|(field, _)| !has(field))
+            .filter_map(|(field, cidr)| Some((field, cidr?)))
+            .collect();
+        if wanted.is_empty() && !has("v6ip") {
+            let object = ObjectRef::new(Kind::Subnet, name);
+            if let External::Rejected(_) = external {
+                findings.leave_out(site, "externalSubnet", object);
+            } else {
+                findings.reject(site, "v4ip", Problem::NoSubnet { subnet: object });
             }
+            return None;
+        }
+        let before = self.previous.0.get(&site.object.name);
+        let choice = |(field, cidr): (&'static str, IpNet)| {
+            let before = before.into_iter().flatten().copied();
+            let before = { before }.find(|address| cidr.contains(address));
+            Some(Choice { field, subnet: subnet?, cidr, before })
         };
-        let before = self.previous.0.get(&site.object.name).copied();
-        let before = before.filter(|address| cidr.contains(address));
-        Some(subnet.map(|subnet| Choice { field, subnet, cidr, before }))
+        Some(wanted.into_iter().filter_map(choice).collect())
     }
 }
 
@@ -226,14 +231,24 @@ struct Chooser {
 }
 
 impl Chooser {
-    /// Adds the address that the draft lacks, and returns it.
+    /// Adds the addresses that the draft lacks, and returns them; `None` is a rejection.
     fn choose(
         &mut self,
         draft: &mut Draft<'_>,
         eips: &Eips,
         findings: &mut Findings,
-    ) -> Result<Option<IpAddr>, ()> {
-        let Some(Choice { field, subnet, cidr, before }) = draft.choice else { return Ok(None) };
+    ) -> Option<Vec<IpAddr>> {
+        let choices = std::mem::take(&mut draft.choices);
+        choices.into_iter().map(|choice| self.choose_one(choice, draft, eips, findings)).collect()
+    }
+
+    fn choose_one(
+        &mut self,
+        Choice { field, subnet, cidr, before }: Choice<'_>,
+        draft: &mut Draft<'_>,
+        eips: &Eips,
+        findings: &mut Findings,
+    ) -> Option<IpAddr> {
         let name = &subnet.network.name;
         let taken = |address| {
             self.reserved.contains(&address) || eips.is_taken(&draft.gateway, name, address)
@@ -246,7 +261,7 @@ impl Chooser {
                     let cidrs = subnet.network.cidrs.clone();
                     let problem = Problem::Exhausted { subnet: subnet.object(), cidrs };
                     findings.reject(&draft.site, field, problem);
-                    return Err(());
+                    return None;
                 };
                 self.next.insert(cidr, address);
                 address
@@ -255,7 +270,7 @@ impl Chooser {
         findings.note(&draft.site, field, Remark::Allocated { address });
         let eip = eip(&draft.site, address, cidr.prefix_len(), Some(subnet));
         draft.given.push((field, eip));
-        Ok(Some(address))
+        Some(address)
     }
 }
 
