@@ -122,6 +122,16 @@ impl Subject {
         Ok(Self { way, gateway, rig })
     }
 
+    /// Whether this gateway's IPv4 session map is empty. Not by its counters: who empties the map by hand,
+    /// as [`Subject::forget_connections`] does, is not counted.
+    ///
+    /// # Errors
+    /// The kernel refuses access to the map, or another way is asked.
+    pub fn has_no_sessions(&self) -> Result<bool> {
+        let gateway = self.gateway.as_ref().context("only a gateway has a session map")?;
+        Ok(open::<V4>(&gateway.pins().join("SESSIONS_V4"))?.keys().next().is_none())
+    }
+
     /// Ends all connections, so that the next ones meet a table as it was at first.
     ///
     /// # Errors
@@ -140,14 +150,22 @@ impl Subject {
     }
 }
 
+type Sessions<F> = HashMap<MapData, Raw<Tuple<F>>, Raw<Session<F>>>;
+
+fn open<F: Family>(path: &Path) -> Result<Sessions<F>> {
+    let data = MapData::from_pin(path).with_context(|| format!("no map at {}", path.display()))?;
+    Ok(Map::HashMap(data).try_into()?)
+}
+
 /// Removes every entry of a pinned session map.
 fn empty<F: Family>(path: &Path) -> Result<()> {
-    let data = MapData::from_pin(path).with_context(|| format!("no map at {}", path.display()))?;
-    let mut map: HashMap<_, Raw<Tuple<F>>, Raw<Session<F>>> = Map::HashMap(data).try_into()?;
-    // Always the first one: a walk would begin anew where another entry went.
-    while let Some(key) = map.keys().next() {
+    let mut map = open::<F>(path)?;
+    // All keys first: the kernel looks for the first one from the first bucket on, which takes the longer
+    // the emptier the map is.
+    let keys: Vec<_> = map.keys().collect::<Result<_, _>>()?;
+    for key in keys {
         // The daemon may have been faster.
-        let _ = map.remove(&key?);
+        let _ = map.remove(&key);
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::{Bench, Subjects, spaced};
 use crate::bench::plan::Kind;
@@ -91,7 +91,7 @@ fn teardown(bench: &mut Bench, subjects: &mut Subjects) -> Result<()> {
         subject.forget_connections()?;
         let mut flows = Kind::Snat.flows(SESSIONS, 60);
         flows.first = 0x8000_0000;
-        subject.rig.send(Kind::Snat, &flows, SESSIONS)?;
+        let opened = subject.rig.send(Kind::Snat, &flows, SESSIONS)?;
         let started = Instant::now();
         let ended = match &subject.gateway {
             None => {
@@ -99,20 +99,14 @@ fn teardown(bench: &mut Bench, subjects: &mut Subjects) -> Result<()> {
                 f64::from(SESSIONS)
             }
             Some(gateway) => {
-                let open = || -> Result<u64> {
-                    gateway.json("status")?["sessions"]
-                        .as_u64()
-                        .context("no `sessions` in the status")
-                };
-                let before = open()?;
                 let without = Rules { dnats: 0 }
                     .yaml(gateway.name())
                     .replace("internalCIDR: 10.", "internalCIDR: 172.");
                 subject.rig.scratch.write("config/rules.yaml", without)?;
                 wait_until("the sessions to end", Duration::from_secs(20), || {
-                    Ok((open()? == 0).then_some(()))
+                    Ok(subject.has_no_sessions()?.then_some(()))
                 })?;
-                before as f64
+                opened.received as f64
             }
         };
         let rate = ended / started.elapsed().as_secs_f64() / 1e3;
