@@ -19,9 +19,10 @@
 //! the same moment may both take the last place.
 
 use crate::{
-    family::Family,
+    endpoint_independent::{self, KeySlot},
+    family::{Address, Family},
     pipeline::Passage,
-    records::{HostLimits, Session, Ticks},
+    records::{HostLimits, MAPPED_SOURCE, MAPPED_TARGET, Session, Ticks},
     tables::{EipEvent, Tables},
     tuple::{Direction, Tuple},
     verdict::{DropReason, Exit},
@@ -84,6 +85,13 @@ impl<F: Family> Session<F> {
     }
 }
 
+/// What [`Session::eip`] says, from the keys of both entries.
+#[inline(always)]
+fn eip_of<'a, F: Family>(original: &'a Tuple<F>, reply: &'a Tuple<F>) -> &'a F::Addr {
+    let key = if is_outbound(original) { reply } else { original };
+    &key.endpoints.destination
+}
+
 #[inline(always)]
 fn is_outbound<F: Family>(key: &Tuple<F>) -> bool {
     key.direction == Direction::Outbound as u8
@@ -119,7 +127,8 @@ pub fn admit<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result
 #[inline(always)]
 pub fn opened<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) {
     let key = &passage.work.parsed.tuple;
-    passage.tables.count_eip(passage.work.draft.eip(key), EipEvent::Opened);
+    let eip = eip_of(key, &passage.work.reply_key);
+    passage.tables.count_eip(eip, EipEvent::Opened);
     if is_outbound(key) {
         let interval = passage.config.host_limits.interval_ns;
         let now = nanoseconds(passage.arrival.now);
@@ -129,12 +138,25 @@ pub fn opened<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) {
 
 /// Counts a session out whose original entry has just been removed by whoever calls this.
 ///
-/// The entry itself is gone: `eip` is a copy of what [`Session::eip`] said.
+/// `reply` is the key of its other entry, `flags` are those of either, and what `keys` hold does not
+/// matter.
 #[inline(always)]
-pub fn closed<F: Family, T: Tables<F>>(key: &Tuple<F>, eip: &F::Addr, tables: &mut T) {
-    tables.count_eip(eip, EipEvent::Closed);
-    if is_outbound(key) {
-        tables.leave_host(&key.endpoints.source);
+pub fn closed<F: Family, T: Tables<F>>(
+    original: &Tuple<F>,
+    reply: &Tuple<F>,
+    flags: u8,
+    keys: &mut [KeySlot<F>; 2],
+    tables: &mut T,
+) {
+    // A copy: where both keys lie on the BPF stack, LLVM makes arithmetic of the choice between them that
+    // the verifier refuses.
+    keys[0].key.address.set(eip_of(original, reply));
+    tables.count_eip(&keys[0].key.address, EipEvent::Closed);
+    if is_outbound(original) {
+        tables.leave_host(&original.endpoints.source);
+    }
+    if flags & (MAPPED_SOURCE | MAPPED_TARGET) != 0 {
+        endpoint_independent::leave(original, reply, flags, keys, tables);
     }
 }
 

@@ -4,6 +4,7 @@
 //! the number of rules. The order is that of Kube-OVN's chains: FIP, then DNAT, then SNAT.
 
 use crate::{
+    endpoint_independent,
     family::{Address, Family},
     parse::PortFields,
     pipeline::Passage,
@@ -27,6 +28,8 @@ pub enum Action {
     OpenPort,
     /// Open a session with a free port of an EIP from the SNAT pool of the original source.
     OpenPool,
+    /// Open a session with the external endpoint that the original source has for everybody.
+    OpenMapped,
 }
 
 /// Finds the rule for a packet without a session.
@@ -59,6 +62,7 @@ pub fn classify<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Res
 enum Target {
     Fip,
     Dnat,
+    Mapping,
     Itself,
 }
 
@@ -82,7 +86,8 @@ fn redirect<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Target 
         zero: 0,
     };
     let Some(dnat) = passage.tables.dnat(&key) else {
-        return Target::Itself;
+        let mapped = passage.config.mappings != 0 && endpoint_independent::redirect(passage);
+        return if mapped { Target::Mapping } else { Target::Itself };
     };
     rewrite.endpoints.destination.set(&dnat.address);
     rewrite.endpoints.destination_port = dnat.port;
@@ -125,8 +130,10 @@ fn outbound<F: Family, T: Tables<F>>(
 ) -> Result<Action, Exit> {
     let own_rule = own_fip(passage);
     if target != Target::Itself {
-        passage.work.flags = HAIRPIN;
+        passage.work.flags |= HAIRPIN;
         let action = match (own_rule, target) {
+            // RFC 4787 REQ-9a: the other side sees the external endpoint.
+            (0, _) if endpoint_independent::applies(passage) => Action::OpenMapped,
             (0, _) => {
                 // The other side must see an outside address, or it would answer past the gateway.
                 passage.work.rewrite.endpoints.source =
@@ -135,7 +142,7 @@ fn outbound<F: Family, T: Tables<F>>(
             }
             // Between two floating IPs both rewrites are 1:1, so no state is needed.
             (_, Target::Fip) => Action::Stateless,
-            (_, Target::Dnat | Target::Itself) => Action::OpenKept,
+            (_, Target::Dnat | Target::Mapping | Target::Itself) => Action::OpenKept,
         };
         inside_route(passage)?;
         return Ok(action);
@@ -158,7 +165,8 @@ fn outbound<F: Family, T: Tables<F>>(
     // Kube-OVN's SNAT rules bind the external interface; a third one is not theirs.
     let source = &passage.work.parsed.tuple.endpoints.source;
     if egress == passage.config.external_ifindex && passage.tables.snat(source, 0).is_some() {
-        return Ok(Action::OpenPool);
+        let mapped = endpoint_independent::applies(passage);
+        return Ok(if mapped { Action::OpenMapped } else { Action::OpenPool });
     }
     unmatched(passage.config, DropReason::NoRule)
 }

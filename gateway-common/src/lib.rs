@@ -17,6 +17,7 @@
 //! | [`classify`] | which rule applies to a flow that has no session |
 //! | [`session`], [`mapping`] | how a session opens, and its external port |
 //! | [`fragment`] | which datagram a fragment is of, and its new identification |
+//! | [`endpoint_independent`] | external endpoints that stay the same for every remote |
 //! | [`accounting`] | what a session counts against, and whether there may be one more |
 //! | [`checksum`], [`translate`], [`icmp_error`] | the new bytes |
 //! | [`forward`], [`neighbor`], [`verdict`] | where the packet goes, or why it does not |
@@ -39,6 +40,7 @@
 pub mod accounting;
 pub mod checksum;
 pub mod classify;
+pub mod endpoint_independent;
 pub mod expire;
 pub mod family;
 pub mod forward;

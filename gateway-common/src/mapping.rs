@@ -1,8 +1,8 @@
 //! The external port of a new session (RFC 4787 section 4.2, RFC 6056).
 
 use crate::{
-    accounting, expire,
-    family::{Address, Family},
+    accounting, endpoint_independent, expire,
+    family::Family,
     pipeline::Work,
     records::{Config, ORIGINAL, Ticks, Timeouts, ticks_from_secs},
     session::elapsed,
@@ -87,6 +87,10 @@ pub struct PortWalk<'a, F: Family> {
     pub work: &'a mut Work<F>,
     /// When sessions end.
     pub timeouts: &'a Timeouts,
+    /// Whether ports may be taken by mappings of inside endpoints.
+    pub mappings: bool,
+    /// Whether the port is for such a mapping, whose key and entry are in `work`.
+    pub external: bool,
     /// Lowest port.
     pub low: u32,
     /// How many ports there are.
@@ -118,11 +122,19 @@ impl<F: Family> PortWalk<'_, F> {
         }
         let offset = self.start + index;
         let offset = if offset >= self.size { offset - self.size } else { offset };
-        self.work.reply_key.endpoints.destination_port = (self.low + offset) as u16;
+        let port = (self.low + offset) as u16;
+        if self.external {
+            self.end = endpoint_independent::claim_external(self.work, port, tables);
+            return self.end != WalkEnd::Exhausted;
+        }
+        self.work.reply_key.endpoints.destination_port = port;
         if is_taken(self.work, self.timeouts, tables) {
             return false;
         }
         self.end = match tables.claim(&self.work.reply_key, &self.work.draft) {
+            Ok(()) if self.mappings && endpoint_independent::has_port(self.work, tables) => {
+                return false;
+            }
             Ok(()) => WalkEnd::Claimed,
             Err(ClaimError::Full) => WalkEnd::Full,
             Err(ClaimError::Occupied) => return false,
@@ -153,11 +165,11 @@ pub fn is_taken<F: Family, T: Tables<F>>(
     work.holder.packets = holder.packets;
     work.holder.last_seen = holder.last_seen;
     work.holder.seen = holder.seen;
+    work.holder.flags = holder.flags;
     let protocol = work.reply_key.protocol;
     let direction = work.holder_key.direction;
     let over = match tables.session(&work.holder_key) {
         Some(original) => {
-            work.holder.translated.source.set(original.eip(&work.holder_key));
             expire::is_expired(protocol, direction, original, &work.holder, timeouts, now)
         }
         // Half a session that nobody has used for as long.
@@ -167,7 +179,8 @@ pub fn is_taken<F: Family, T: Tables<F>>(
         // As the sweep does: a half without its original has been counted already.
         if tables.release(&work.holder_key) {
             tables.count_event(SESSIONS_CLOSED);
-            accounting::closed(&work.holder_key, &work.holder.translated.source, tables);
+            let keys = &mut work.mapping_keys;
+            accounting::closed(&work.holder_key, &work.reply_key, work.holder.flags, keys, tables);
         }
         tables.release(&work.reply_key);
     }
@@ -207,7 +220,7 @@ mod tests {
             port_low: 1024,
             port_high: u16::MAX,
             unmatched: 0,
-            zero: 0,
+            mappings: 0,
             timeouts: Timeouts::default(),
             host_limits: HostLimits::default(),
         }

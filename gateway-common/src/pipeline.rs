@@ -2,11 +2,12 @@
 
 use crate::{
     classify::{self, Action},
+    endpoint_independent::{self, KeySlot},
     family::Family,
     forward, fragment, icmp_error,
     packet::Packet,
     parse::{self, Fragment, Parsed, PortFields},
-    records::{Config, Datagram, DatagramKey, Session, Ticks},
+    records::{Config, Datagram, DatagramKey, Mapping, MappingKey, Session, Ticks},
     session,
     tables::Tables,
     translate::translate,
@@ -53,7 +54,7 @@ pub struct Work<F: Family> {
     pub quote: Parsed<F>,
     /// What its rule asks for, if it has no session.
     pub action: Action,
-    /// [`crate::records::HAIRPIN`] or 0, for the session to be opened.
+    /// Flags of the session to be opened, but [`crate::records::ORIGINAL`].
     pub flags: u8,
     /// The session to be opened: one record for both of its entries, one after the other.
     pub draft: Session<F>,
@@ -67,6 +68,12 @@ pub struct Work<F: Family> {
     pub holder: Session<F>,
     /// See [`Work::holder`].
     pub holder_key: Tuple<F>,
+    /// A mapping that is looked for or made, and its key.
+    pub mapping: Mapping<F>,
+    /// See [`Work::mapping`].
+    pub mapping_key: MappingKey<F>,
+    /// Keys of mappings that a session is counted out of.
+    pub mapping_keys: [KeySlot<F>; 2],
     /// Why the slow path ended, if it did.
     exit: Exit,
 }
@@ -85,6 +92,9 @@ impl<F: Family> Default for Work<F> {
             reply_key: Tuple::default(),
             holder: Session::default(),
             holder_key: Tuple::default(),
+            mapping: Mapping::default(),
+            mapping_key: MappingKey::default(),
+            mapping_keys: [KeySlot::default(); 2],
             exit: Exit::Drop(DropReason::HelperFailed),
         }
     }
@@ -230,10 +240,12 @@ fn decide<F: Family, P: Packet, T: Tables<F>>(
     if !passage.work.parsed.can_open() {
         return Err(parse::untrackable_reason(&passage.work.parsed).into());
     }
+    let opened = begin(passage) && map_source(passage) && open(passage);
+    if !opened {
+        endpoint_independent::give_back(passage);
+    }
     // Another CPU may have opened the same flow meanwhile: its session is the one.
-    if open(passage)
-        || passage.work.exit == DropReason::TupleTaken.into() && lookup(packet, passage)
-    {
+    if opened || passage.work.exit == DropReason::TupleTaken.into() && lookup(packet, passage) {
         return identify(packet, passage);
     }
     Err(passage.work.exit)
@@ -250,6 +262,31 @@ fn classify<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
             passage.work.action = action;
             true
         }
+        Err(exit) => {
+            passage.work.exit = exit;
+            false
+        }
+    }
+}
+
+#[inline(never)]
+fn begin<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
+    match session::begin(passage) {
+        Ok(()) => true,
+        Err(exit) => {
+            passage.work.exit = exit;
+            false
+        }
+    }
+}
+
+#[inline(never)]
+fn map_source<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
+    if passage.work.action != Action::OpenMapped {
+        return true;
+    }
+    match endpoint_independent::join_source(passage) {
+        Ok(()) => true,
         Err(exit) => {
             passage.work.exit = exit;
             false

@@ -5,6 +5,12 @@
 
 pub use crate::neighbor::{Neighbor, USED_TICKS, XdpFacts};
 pub use crate::share::{BACKEND_SLOTS, Backend, Balance, Draining, RuleState, Slots};
+mod shares;
+
+pub use self::shares::{
+    Eip, FILTER_ADDRESS, FILTER_INDEPENDENT, Host, HostLimits, LEAVING, MAP_INDEPENDENT, Mapping,
+    MappingKey, MappingKind,
+};
 use crate::{
     family::{Address, Family, V4, V6},
     tuple::{Direction, Endpoints, Tuple},
@@ -98,18 +104,6 @@ impl Default for Timeouts {
     }
 }
 
-/// What one inside host may have of the gateway (RFC 6888 REQ-4). All zero: no limits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct HostLimits {
-    /// Most open sessions. 0: no limit.
-    pub sessions: u32,
-    /// Time between two new sessions in the long run, in nanoseconds. 0: no limit.
-    pub interval_ns: u32,
-    /// Most new sessions at once, where there is an interval: at least 1.
-    pub burst: u32,
-}
-
 /// Value of `CONFIG`, an array of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -134,8 +128,8 @@ pub struct Config {
     pub port_high: u16,
     /// An [`Unmatched`].
     pub unmatched: u8,
-    /// Zero.
-    pub zero: u8,
+    /// 1 if any rule maps endpoint-independently, else 0: then nobody looks for mappings.
+    pub mappings: u8,
     /// When sessions end.
     pub timeouts: Timeouts,
     /// What one inside host may have.
@@ -163,6 +157,12 @@ pub const ORIGINAL: u8 = 1;
 /// Bit of [`Session::flags`]: both ends are inside the VPC.
 pub const HAIRPIN: u8 = 2;
 
+/// Bit of [`Session::flags`]: the source is translated by the mapping of an inside endpoint.
+pub const MAPPED_SOURCE: u8 = 4;
+
+/// Bit of [`Session::flags`]: the first packet came to the external endpoint of a mapping.
+pub const MAPPED_TARGET: u8 = 8;
+
 /// Value of `SESSIONS_V4` and `SESSIONS_V6`: one direction of a flow, complete in itself.
 ///
 /// A flow has two entries, one for each direction; each leads to the other by
@@ -188,7 +188,7 @@ pub struct Session<F: Family> {
     pub routing: u16,
     /// TCP flags seen in this direction, or-ed.
     pub seen: u8,
-    /// [`ORIGINAL`], [`HAIRPIN`].
+    /// [`ORIGINAL`], [`HAIRPIN`], [`MAPPED_SOURCE`], [`MAPPED_TARGET`].
     pub flags: u8,
     /// Zero.
     pub padding: F::Padding,
@@ -296,6 +296,8 @@ pub struct PoolMember<F: Family> {
     pub eip: F::Addr,
     /// Id of the rule that brought it, a key of `RULES`.
     pub rule: u32,
+    /// [`MAP_INDEPENDENT`], [`FILTER_ADDRESS`], [`FILTER_INDEPENDENT`].
+    pub options: u32,
 }
 
 /// Value of `SNATS_V4` and `SNATS_V6`: the EIPs that share a source prefix.
@@ -371,41 +373,6 @@ pub struct Identification {
     /// Zero.
     pub zero: u32,
 }
-
-/// Value of `EIPS_V4` and `EIPS_V6`, whose key is an external address: what it carries.
-///
-/// There is one for every EIP that a rule names. The data path writes the numbers, each atomically.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Eip {
-    /// Open sessions: see [`crate::accounting`].
-    pub sessions: u64,
-    /// Sessions opened since the EIP is there.
-    pub opened: u64,
-    /// New flows that found no free port on it. Another EIP of the pool may have taken them over.
-    pub refused: u64,
-    /// Zero: the place of rate limits (rates and their state, one of each direction).
-    pub reserved: [u64; 4],
-}
-
-/// Value of `HOSTS_V4` and `HOSTS_V6`, whose key is an inside address: what this host has opened.
-///
-/// The entry is made when the host opens a session and goes when the last one ends. So there are never
-/// more of them than sessions, whatever source addresses are forged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Host {
-    /// When the next session is due at the long-run rate, in nanoseconds on the scale of [`Ticks`]:
-    /// see [`crate::accounting`].
-    pub due: u64,
-    /// Open sessions that this host opened; [`LEAVING`].
-    pub sessions: u32,
-    /// New flows refused by a limit of the host, wrapping.
-    pub refused: u32,
-}
-
-/// Value of a count of users whose entry is just being removed: nobody may count himself in any more.
-pub const LEAVING: u32 = 1 << 31;
 
 /// Kind of a rule, in [`Rule::kind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -515,14 +482,18 @@ records! {
     Backend<V6> = 20 16 2 2;
     SnatKey<V4> = 4 4;
     SnatKey<V6> = 4 16;
-    PoolMember<V4> = 4 4;
-    PoolMember<V6> = 16 4;
     DatagramKey<V4> = 4 4 4 1 1 2;
     DatagramKey<V6> = 16 16 4 1 1 2;
     Datagram = 4 4 2 2;
     Identification = 8 4 4;
-    Pool<V4> = 4 64;
-    Pool<V6> = 4 160;
+    PoolMember<V4> = 4 4 4;
+    PoolMember<V6> = 16 4 4;
+    Pool<V4> = 4 96;
+    Pool<V6> = 4 192;
+    MappingKey<V4> = 4 4 2 1 1;
+    MappingKey<V6> = 16 16 2 1 1;
+    Mapping<V4> = 4 2 2 4 4 4;
+    Mapping<V6> = 16 2 2 4 4 4;
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 use crate::{
     accounting,
     classify::{self, Action},
+    endpoint_independent::{self, has_port},
     family::{Address, Family},
     forward,
     mapping::{self, EXHAUSTED_TICKS, PortRange, PortWalk, TRIES, WalkEnd},
     packet::Packet,
-    pipeline::{Arrival, Passage},
-    records::{HAIRPIN, ORIGINAL, POOL_MEMBERS, Session, Ticks},
+    pipeline::{Arrival, Passage, Work},
+    records::{HAIRPIN, MAPPED_SOURCE, MAPPED_TARGET, ORIGINAL, POOL_MEMBERS, Session, Ticks},
     tables::{ClaimError, EipEvent, Route, Tables},
     tuple::{Direction, Tuple},
     verdict::{DropReason, Exit, SESSIONS_OPENED, Tries},
@@ -119,7 +120,25 @@ fn reroute<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(
     }
 }
 
-/// Opens a session for the packet that asks for it, and completes `rewrite`.
+/// Asks whether the packet may have a session, and drafts it.
+///
+/// # Errors
+///
+/// The [`DropReason`] for which it may not.
+#[inline(always)]
+pub fn begin<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
+    let admitted = accounting::admit(passage);
+    draft_reply(passage);
+    let mapped = passage.work.flags & MAPPED_TARGET != 0;
+    if admitted.is_ok() && (!mapped || endpoint_independent::join_target(passage)) {
+        return Ok(());
+    }
+    // It is counted in nowhere.
+    passage.work.flags &= !MAPPED_TARGET;
+    admitted.and(Err(DropReason::TupleTaken.into()))
+}
+
+/// Opens a session for the packet that asks for it, as [`begin`] drafted it, and completes `rewrite`.
 ///
 /// The reply's entry comes first: its key holds the external port, and inserting it is what makes
 /// the port ours (RFC 6888 REQ-11: nothing that is there gives way).
@@ -130,15 +149,122 @@ fn reroute<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(
 /// may be a session by now: another CPU opened the same flow meanwhile.
 #[inline(always)]
 pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
-    accounting::admit(passage)?;
-    draft_reply(passage);
+    insert(passage)?;
+    passage.tables.count_event(SESSIONS_OPENED);
+    accounting::opened(passage);
+    Ok(())
+}
+
+/// Inserts both entries.
+#[inline(always)]
+fn insert<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
+    if leads_to_itself(passage.work) {
+        return Err(DropReason::TupleTaken.into());
+    }
+    if original_first(passage.work) {
+        return insert_original_first(passage);
+    }
     let claimed = claim_source(passage)?;
+    complete(passage);
+    if !claimed && is_reply(passage) {
+        let work = &*passage.work;
+        let _ = passage.tables.claim(&work.parsed.tuple, &work.draft);
+        return Err(DropReason::TupleTaken.into());
+    }
+    let Err(error) = passage.tables.claim(&passage.work.parsed.tuple, &passage.work.draft) else {
+        return Ok(());
+    };
+    // An entry that was there already belongs to whoever made it, and one that the session of another
+    // CPU leads to has become part of that.
+    let work = &*passage.work;
+    let shared = match passage.tables.session(&work.parsed.tuple) {
+        Some(there) => there.translated == work.draft.translated,
+        None => false,
+    };
+    if claimed && !shared {
+        passage.tables.release(&work.reply_key);
+    }
+    Err(refused(error))
+}
+
+/// Whether an inside endpoint talks to itself by its own mapping: both entries would have one key.
+#[inline(always)]
+fn leads_to_itself<F: Family>(work: &Work<F>) -> bool {
+    let [original, reply] = [&work.parsed.tuple, &work.reply_key].map(|key| &key.endpoints);
+    work.flags & MAPPED_SOURCE != 0
+        && work.flags & MAPPED_TARGET != 0
+        && original.source_port == reply.source_port
+        && original.source == reply.source
+}
+
+/// Whether the entry that the reply will find is the original of a session that the other end has just
+/// opened. Then the packet is a reply itself, and the draft becomes the entry for it, which the other CPU
+/// may not have inserted yet.
+#[inline(always)]
+fn is_reply<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
+    let work = &mut *passage.work;
+    let Some(there) = passage.tables.session(&work.reply_key) else {
+        return false;
+    };
+    if there.flags & ORIGINAL == 0 {
+        return false;
+    }
+    work.draft.flags = there.flags & !ORIGINAL;
+    work.draft.packets = 0;
+    work.draft.bytes = 0;
+    work.draft.seen = 0;
+    true
+}
+
+/// Two ends may open the same flow towards each other at the same moment where both have external
+/// endpoints that are known beforehand. Then both insert the same entry first, whichever way it goes for
+/// them: so one of them is the original, and only one.
+#[inline(always)]
+fn original_first<F: Family>(work: &Work<F>) -> bool {
+    if work.flags & (MAPPED_SOURCE | MAPPED_TARGET) == 0
+        || matches!(work.action, Action::OpenPort | Action::OpenPool)
+    {
+        return false;
+    }
+    if work.flags & HAIRPIN == 0 {
+        return work.flags & MAPPED_TARGET != 0;
+    }
+    let [original, reply] = [&work.parsed.tuple, &work.reply_key].map(|key| &key.endpoints);
+    let [one, other] = [original, reply].map(|ends| ends.source.spread());
+    one < other || one == other && original.source_port < reply.source_port
+}
+
+#[inline(always)]
+fn insert_original_first<F: Family, T: Tables<F>>(
+    passage: &mut Passage<'_, F, T>,
+) -> Result<(), Exit> {
+    complete(passage);
+    let work = &*passage.work;
+    passage.tables.claim(&work.parsed.tuple, &work.draft).map_err(refused)?;
+    draft_reply(passage);
+    match claim_kept(passage) {
+        Ok(_) => Ok(()),
+        Err(exit) => {
+            passage.tables.release(&passage.work.parsed.tuple);
+            Err(exit)
+        }
+    }
+}
+
+fn refused(error: ClaimError) -> Exit {
+    match error {
+        ClaimError::Occupied => DropReason::TupleTaken.into(),
+        ClaimError::Full => DropReason::SessionsFull.into(),
+    }
+}
+
+/// Completes the rewrite by the source that was chosen, and makes the reply's record the original's.
+#[inline(always)]
+fn complete<F: Family, T>(passage: &mut Passage<'_, F, T>) {
     let work = &mut *passage.work;
     work.rewrite.endpoints.source.set(&work.reply_key.endpoints.destination);
     work.rewrite.endpoints.source_port = work.reply_key.endpoints.destination_port;
     work.rewrite.rule = work.draft.rule;
-
-    // The same record becomes the original's entry.
     let record = &mut work.draft;
     record.packets = 1;
     record.bytes = u64::from(passage.arrival.frame_bytes);
@@ -147,24 +273,6 @@ pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<
     record.egress = work.rewrite.next_hop.ifindex;
     record.seen = work.parsed.tcp_flags & (FIN | SYN | RST | ACK);
     record.flags = work.flags | ORIGINAL;
-    let Err(error) = passage.tables.claim(&work.parsed.tuple, record) else {
-        passage.tables.count_event(SESSIONS_OPENED);
-        accounting::opened(passage);
-        return Ok(());
-    };
-    // An entry that was there already belongs to whoever made it, and one that the session of another
-    // CPU leads to has become part of that.
-    let shared = match passage.tables.session(&work.parsed.tuple) {
-        Some(there) => there.translated == work.draft.translated,
-        None => false,
-    };
-    if claimed && !shared {
-        passage.tables.release(&work.reply_key);
-    }
-    Err(match error {
-        ClaimError::Occupied => DropReason::TupleTaken.into(),
-        ClaimError::Full => DropReason::SessionsFull.into(),
-    })
 }
 
 /// Fills in the reply's entry and its key, as far as the rule decides them.
@@ -200,7 +308,7 @@ fn draft_reply<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) {
 #[inline(always)]
 fn claim_source<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<bool, Exit> {
     match passage.work.action {
-        Action::OpenKept | Action::Stateless => claim_kept(passage),
+        Action::OpenKept | Action::OpenMapped | Action::Stateless => claim_kept(passage),
         Action::OpenPort => claim_port(passage).map(|()| true),
         Action::OpenPool => claim_pool(passage).map(|()| true),
     }
@@ -249,6 +357,7 @@ fn claim_port<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Resul
         work.reply_key.endpoints.destination_port = range.candidate(seed);
         seed = mapping::next_seed(seed);
         match passage.tables.claim(&work.reply_key, &work.draft) {
+            Ok(()) if passage.config.mappings != 0 && has_port(work, passage.tables) => {}
             Ok(()) => {
                 passage.tables.count_event(Tries::at(index + 1).counter());
                 return Ok(());
@@ -277,6 +386,8 @@ fn walk_ports<F: Family, T: Tables<F>>(
     let mut walk = PortWalk {
         work: passage.work,
         timeouts: &passage.config.timeouts,
+        mappings: passage.config.mappings != 0,
+        external: false,
         low,
         size: range.size(),
         start: u32::from(range.candidate(seed)) - low,

@@ -4,8 +4,8 @@ use crate::{
     family::Family,
     mapping::PortWalk,
     records::{
-        Backend, Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, Host, PoolMember, Session,
-        Ticks,
+        Backend, Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, Host, Mapping, MappingKey,
+        PoolMember, Session, Ticks,
     },
     tuple::Tuple,
     verdict::NextHop,
@@ -84,6 +84,30 @@ pub trait Tables<F: Family> {
 
     /// Remembers that. It may be forgotten at any time.
     fn set_exhausted(&mut self, key: &Tuple<F>, until: Ticks);
+
+    /// The entry of `key` in the map of mappings, unless it is just being removed.
+    fn mapping(&mut self, key: &MappingKey<F>) -> Option<&Mapping<F>>;
+
+    /// Inserts such an entry unless its key is taken.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClaimError`].
+    fn claim_mapping(
+        &mut self,
+        key: &MappingKey<F>,
+        mapping: &Mapping<F>,
+    ) -> Result<(), ClaimError>;
+
+    /// Removes such an entry, if it is there.
+    fn release_mapping(&mut self, key: &MappingKey<F>);
+
+    /// Counts one more session that uses a mapping; `false` if it is not there, or just being removed.
+    fn join_mapping(&mut self, key: &MappingKey<F>) -> bool;
+
+    /// Counts a session out that used a mapping; `true` if it was the last one. Nobody joins it any more
+    /// then, and the caller removes it; `peer` becomes the key of its external entry.
+    fn leave_mapping(&mut self, key: &MappingKey<F>, peer: &mut MappingKey<F>) -> bool;
 
     /// Counts something of an address, if it is an EIP.
     fn count_eip(&mut self, eip: &F::Addr, event: EipEvent);

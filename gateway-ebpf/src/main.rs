@@ -19,6 +19,7 @@
 )]
 
 mod action;
+mod counts;
 mod maps;
 mod packet;
 mod select;

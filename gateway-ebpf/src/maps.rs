@@ -21,15 +21,14 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use gateway_common::{
-    accounting,
     family::{Family, V4, V6},
     fragment,
     mapping::PortWalk,
     pipeline::Work,
     records::{
         Backend, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Draining, Eip, Fip, FipKey,
-        Host, Identification, Neighbor, Pool, PoolMember, Rule, Session, Slots, Ticks, USED_TICKS,
-        XdpFacts,
+        Host, Identification, Mapping, MappingKey, Neighbor, Pool, PoolMember, Rule, Session,
+        Slots, Ticks, USED_TICKS, XdpFacts,
     },
     session::elapsed,
     tables::{ClaimError, EipEvent, Route, RouteQuery, Tables},
@@ -38,7 +37,7 @@ use gateway_common::{
 };
 
 pub(crate) use self::family::Maps;
-use crate::users;
+use crate::{counts, users};
 
 /// Default size of a session map: two entries for each of 262 144 flows, as many as conntrack takes
 /// by default. Entries cost memory when they are made, but the map's buckets (16 bytes for each
@@ -81,6 +80,7 @@ type Eips<F> = HashMap<<F as Family>::Addr, Eip, RULE_ENTRIES, ON_DEMAND>;
 type Hosts<F> = HashMap<<F as Family>::Addr, Host, HOST_ENTRIES, ON_DEMAND>;
 type SlotTables<F> = HashMap<DnatKey<F>, Slots, SHARED_ENTRIES, ON_DEMAND>;
 type Backends<F> = HashMap<u32, Backend<F>, RULE_ENTRIES, ON_DEMAND>;
+type Mappings<F> = HashMap<MappingKey<F>, Mapping<F>, SESSION_ENTRIES, ON_DEMAND>;
 type Exhausted<F> = LruHashMap<Tuple<F>, Ticks, EXHAUSTED_ENTRIES>;
 type Fragments<F> = LruHashMap<DatagramKey<F>, Datagram, FRAGMENT_ENTRIES>;
 type Neighbors<F> = HashMap<NextHop<F>, Neighbor, NEIGHBOR_ENTRIES, ON_DEMAND>;
@@ -120,6 +120,10 @@ static EIPS_V6: Eips<V6> = HashMap::new();
 static HOSTS_V4: Hosts<V4> = HashMap::new();
 #[btf_map]
 static HOSTS_V6: Hosts<V6> = HashMap::new();
+#[btf_map]
+static MAPPINGS_V4: Mappings<V4> = HashMap::new();
+#[btf_map]
+static MAPPINGS_V6: Mappings<V6> = HashMap::new();
 #[btf_map]
 static EXHAUSTED_V4: Exhausted<V4> = LruHashMap::new();
 #[btf_map]
@@ -307,34 +311,7 @@ extern "C" fn try_port<F: Maps>(
 }
 
 /// `-EEXIST`.
-const EXISTS: i32 = -17;
-
-/// How often a host's entry is looked for while other CPUs make it and remove it.
-const ENTER_TRIES: usize = 3;
-
-/// Counts a session in. A function of its own for its stack frame.
-#[inline(never)]
-fn enter_host<F: Maps>(address: &F::Addr, now_ns: u64, interval_ns: u32) {
-    let step = u64::from(interval_ns);
-    for _ in 0..ENTER_TRIES {
-        let Some(host) = F::HOSTS.get_ptr_mut(address) else {
-            let first = Host { due: now_ns.wrapping_add(step), sessions: 1, refused: 0 };
-            match F::HOSTS.insert(address, first, u64::from(BPF_NOEXIST)) {
-                Err(EXISTS) => continue,
-                // Without memory the session goes uncounted, and so does its end.
-                Ok(()) | Err(_) => return,
-            }
-        };
-        // SAFETY: fields of an entry that stays there until the program ends.
-        unsafe {
-            if users::join(&raw mut (*host).sessions) {
-                let passed = |due| accounting::ahead(due, now_ns) == 0;
-                users::move_on(&raw mut (*host).due, passed, now_ns, step);
-                return;
-            }
-        }
-    }
-}
+pub(crate) const EXISTS: i32 = -17;
 
 impl<F: Maps> Tables<F> for KernelTables<F> {
     #[inline(always)]
@@ -385,24 +362,47 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
     }
 
     #[inline(always)]
+    fn mapping(&mut self, key: &MappingKey<F>) -> Option<&Mapping<F>> {
+        // SAFETY: the entry stays readable until the program ends; its users are a plain number.
+        unsafe { F::MAPPINGS.get(key) }.filter(|mapping| !mapping.is_leaving())
+    }
+
+    #[inline(always)]
+    fn claim_mapping(
+        &mut self,
+        key: &MappingKey<F>,
+        mapping: &Mapping<F>,
+    ) -> Result<(), ClaimError> {
+        F::MAPPINGS.insert(key, mapping, u64::from(BPF_NOEXIST)).map_err(|error| match error {
+            EXISTS => ClaimError::Occupied,
+            _ => ClaimError::Full,
+        })
+    }
+
+    #[inline(always)]
+    fn release_mapping(&mut self, key: &MappingKey<F>) {
+        let _ = F::MAPPINGS.remove(key);
+    }
+
+    #[inline(always)]
+    fn join_mapping(&mut self, key: &MappingKey<F>) -> bool {
+        F::MAPPINGS.get_ptr_mut(key).is_some_and(|mapping| {
+            // SAFETY: a field of an entry that stays there until the program ends.
+            unsafe { users::join(&raw mut (*mapping).users) }
+        })
+    }
+
+    #[inline(always)]
+    fn leave_mapping(&mut self, key: &MappingKey<F>, peer: &mut MappingKey<F>) -> bool {
+        counts::leave_mapping::<F>(key, peer)
+    }
+
+    #[inline(always)]
     fn count_eip(&mut self, eip: &F::Addr, event: EipEvent) {
         if self.in_front && matches!(event, EipEvent::Refused) {
             return;
         }
-        let Some(record) = F::EIPS.get_ptr_mut(eip) else {
-            return;
-        };
-        // SAFETY: fields of an entry that stays there until the program ends.
-        unsafe {
-            match event {
-                EipEvent::Opened => {
-                    users::add(&raw mut (*record).sessions, 1);
-                    users::add(&raw mut (*record).opened, 1);
-                }
-                EipEvent::Closed => users::add(&raw mut (*record).sessions, u64::MAX),
-                EipEvent::Refused => users::add(&raw mut (*record).refused, 1),
-            }
-        }
+        counts::count_eip::<F>(eip, event);
     }
 
     #[inline(always)]
@@ -413,18 +413,12 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
 
     #[inline(always)]
     fn enter_host(&mut self, address: &F::Addr, now_ns: u64, interval_ns: u32) {
-        enter_host::<F>(address, now_ns, interval_ns);
+        counts::enter_host::<F>(address, now_ns, interval_ns);
     }
 
     #[inline(always)]
     fn leave_host(&mut self, address: &F::Addr) {
-        let Some(host) = F::HOSTS.get_ptr_mut(address) else {
-            return;
-        };
-        // SAFETY: a field of an entry that stays there until the program ends.
-        if unsafe { users::leave(&raw mut (*host).sessions) } {
-            let _ = F::HOSTS.remove(address);
-        }
+        counts::leave_host::<F>(address);
     }
 
     #[inline(always)]
@@ -432,10 +426,7 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
         if self.in_front {
             return;
         }
-        if let Some(host) = F::HOSTS.get_ptr_mut(address) {
-            // SAFETY: as above. Losing one of two counts is harmless.
-            unsafe { (*host).refused = (*host).refused.wrapping_add(1) };
-        }
+        counts::refuse_host::<F>(address);
     }
 
     #[inline(always)]

@@ -4,7 +4,9 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_for_each_map_elem, bpf_ktime_get_coarse_ns};
 use gateway_common::{
-    accounting, expire,
+    accounting,
+    endpoint_independent::KeySlot,
+    expire,
     records::{ORIGINAL, RuleState, Session, ticks_from_ns, ticks_from_secs},
     session::elapsed,
     tuple::Tuple,
@@ -44,14 +46,16 @@ extern "C" fn visit<F: Maps>(
     let (key, session) = unsafe { (*key, &*session) };
     if is_over(&key, session) {
         let original = session.flags & ORIGINAL != 0;
-        let eip = *session.eip(&key);
-        let _ = F::SESSIONS.remove(session.opposite(&key));
+        let (opposite, flags) = (session.opposite(&key), session.flags);
+        let _ = F::SESSIONS.remove(opposite);
         // Another CPU may have needed its tuple and removed it meanwhile.
         if F::SESSIONS.remove(key).is_ok() && original {
             // SAFETY: as above.
             unsafe { *ended += 1 };
             maps::count(SESSIONS_CLOSED, 0);
-            accounting::closed(&key, &eip, &mut KernelTables::new(core::ptr::null_mut()));
+            let mut tables = KernelTables::new(core::ptr::null_mut());
+            let mut keys = [KeySlot::default(); 2];
+            accounting::closed(&key, &opposite, flags, &mut keys, &mut tables);
         }
     }
     0

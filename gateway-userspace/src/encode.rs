@@ -13,13 +13,13 @@ use std::net::IpAddr;
 use gateway_common::family::{V4, V6};
 use gateway_common::records::{
     ABI_VERSION, BACKEND_SLOTS, Balance, Config, Dnat, DnatKey, Fip, FipKey, HostLimits,
-    POOL_MEMBERS, PoolMember, Rule, RuleState, SnatKey, Timeouts, Unmatched,
+    MAP_INDEPENDENT, POOL_MEMBERS, PoolMember, Rule, RuleState, SnatKey, Timeouts, Unmatched,
 };
 use gateway_common::tuple::Direction;
 use gateway_common::wire::transport::{TCP, UDP};
 use ipnet::IpNet;
 
-use crate::desired::{self, DesiredState, Owner, Protocol, Sharing};
+use crate::desired::{self, DesiredState, Owner, Protocol, Sharing, SnatEip};
 use crate::image::{
     Addressing, Content, Identity, MapImage, is_draining, members, rule_name, rule_record,
 };
@@ -77,7 +77,7 @@ impl Surroundings {
             port_low: self.port_range.0,
             port_high: self.port_range.1,
             unmatched: self.unmatched as u8,
-            zero: 0,
+            mappings: 0,
             timeouts: self.timeouts,
             host_limits: self.host_limits,
         }
@@ -171,12 +171,22 @@ fn configure(
         Some(surroundings) => surroundings.config(generation),
         None => live.config?,
     };
+    let wanted = Config { mappings: u8::from(has_mappings(image)), ..wanted };
     let unchanged = live.config == Some(wanted)
         && image.rules == live.rules
         && image.v4 == live.v4
         && image.v6 == live.v6;
     let generation = if unchanged { generation } else { generation.wrapping_add(1).max(1) };
     Some(Config { generation, ..wanted })
+}
+
+/// Whether any rule of the image maps endpoint-independently.
+fn has_mappings(image: &MapImage) -> bool {
+    fn any<F: Addressing>(image: &MapImage) -> bool {
+        let mut members = F::of(image).snats.values().flat_map(members);
+        members.any(|member| member.options & MAP_INDEPENDENT != 0)
+    }
+    any::<V4>(image) || any::<V6>(image)
 }
 
 /// Gives ids to rules that are new.
@@ -286,20 +296,17 @@ impl Encoder<'_> {
         for (source, snat) in &desired.snats {
             for member in &snat.eips {
                 let done = match source {
-                    IpNet::V4(_) => self.snat::<V4>(*source, member.eip, &member.owner),
-                    IpNet::V6(_) => self.snat::<V6>(*source, member.eip, &member.owner),
+                    IpNet::V4(_) => self.snat::<V4>(*source, member),
+                    IpNet::V6(_) => self.snat::<V6>(*source, member),
                 };
                 self.overflows.extend(done.err());
             }
         }
     }
 
-    fn snat<F: Addressing>(
-        &mut self,
-        source: IpNet,
-        eip: IpAddr,
-        owner: &Owner,
-    ) -> Result<(), Overflow> {
+    fn snat<F: Addressing>(&mut self, source: IpNet, snat: &SnatEip) -> Result<(), Overflow> {
+        let SnatEip { eip, behavior, owner } = snat;
+        let (eip, options) = (*eip, behavior.options());
         let (Some(network), Some(external)) = (F::encode(source.network()), F::encode(eip)) else {
             return Err(mixed(owner, eip, source.network()));
         };
@@ -316,12 +323,13 @@ impl Encoder<'_> {
             return Err(Overflow::Pool { owner: owner.object.to_string(), source_prefix: source });
         }
         let there = F::of(self.ids.live).snats.get(&key);
-        let same = there.and_then(|pool| members(pool).iter().find(|one| one.eip == external));
+        let is_same = |one: &&PoolMember<F>| one.eip == external && one.options == options;
+        let same = there.and_then(|pool| members(pool).iter().find(is_same));
         let same = same.map(|member| member.rule);
-        let rule = self.rule(owner, Content::Snat { eip, source }, same)?;
+        let rule = self.rule(owner, Content::Snat { eip, source, options }, same)?;
         self.eip::<F>(external, owner)?;
         let pool = F::of_mut(&mut self.image).snats.entry(key).or_default();
-        pool.members[slot] = PoolMember { eip: external, rule };
+        pool.members[slot] = PoolMember { eip: external, rule, options };
         pool.length += 1;
         Ok(())
     }

@@ -158,6 +158,8 @@ pub enum Content {
         eip: IpAddr,
         /// The source prefix.
         source: IpNet,
+        /// How it maps and filters, as in the maps.
+        options: u32,
     },
 }
 
@@ -214,7 +216,8 @@ fn family_contents<F: Addressing>(image: &FamilyImage<F>, contents: &mut BTreeMa
         let Some(source) = prefix::<F>(key) else { continue };
         for member in members(pool) {
             let eip = F::decode(member.eip);
-            contents.insert(member.rule, Content::Snat { eip, source });
+            let options = member.options;
+            contents.insert(member.rule, Content::Snat { eip, source, options });
         }
     }
 }

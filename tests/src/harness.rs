@@ -14,8 +14,8 @@ use gateway_common::accounting::nanoseconds;
 use gateway_common::family::{V4, V6};
 use gateway_common::records::{
     self, ABI_VERSION, Balance, Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host, HostLimits,
-    Pool, PoolMember, RULE_NAME_BYTES, Rule, RuleKind, RuleState, Session, Slots, SnatKey,
-    Timeouts, ticks_from_secs,
+    Mapping, MappingKey, Pool, PoolMember, RULE_NAME_BYTES, Rule, RuleKind, RuleState, Session,
+    Slots, SnatKey, Timeouts, ticks_from_secs,
 };
 use gateway_common::tuple::{Direction, Tuple};
 use gateway_common::verdict::{DropReason, PassReason};
@@ -86,6 +86,15 @@ pub enum NatRule {
         /// The pool.
         pool: Vec<(IpAddr, u32)>,
     },
+    /// The same, with options of the rules.
+    Mapped {
+        /// The source prefix.
+        prefix: Prefix,
+        /// The pool.
+        pool: Vec<(IpAddr, u32)>,
+        /// As in the records of the pool.
+        options: u32,
+    },
 }
 
 /// The maps of a family.
@@ -122,6 +131,9 @@ pub trait Store<F: Notation> {
 
     /// Reads the records of all EIPs, in any order.
     fn eips(&mut self) -> Vec<(F::Addr, Eip)>;
+
+    /// Reads the entries of all mappings, in any order.
+    fn mappings(&mut self) -> Vec<(MappingKey<F>, Mapping<F>)>;
 
     /// Replaces the record of an inside host.
     fn set_host(&mut self, address: &F::Addr, host: Host);
@@ -284,7 +296,9 @@ impl NatRule {
         match self {
             Self::Fip { id, .. } | Self::Dnat { id, .. } => vec![*id],
             Self::Share { backends, .. } => backends.iter().map(|(_, id)| *id).collect(),
-            Self::Snat { pool, .. } => pool.iter().map(|(_, id)| *id).collect(),
+            Self::Snat { pool, .. } | Self::Mapped { pool, .. } => {
+                pool.iter().map(|(_, id)| *id).collect()
+            }
         }
     }
 
@@ -292,7 +306,7 @@ impl NatRule {
         match self {
             Self::Fip { .. } => RuleKind::Fip,
             Self::Dnat { .. } | Self::Share { .. } => RuleKind::Dnat,
-            Self::Snat { .. } => RuleKind::Snat,
+            Self::Snat { .. } | Self::Mapped { .. } => RuleKind::Snat,
         }
     }
 
@@ -300,7 +314,7 @@ impl NatRule {
         match self {
             Self::Fip { eip, .. } => eip.is_ipv4(),
             Self::Dnat { external, .. } | Self::Share { external, .. } => external.is_ipv4(),
-            Self::Snat { prefix, .. } => prefix.0.is_ipv4(),
+            Self::Snat { prefix, .. } | Self::Mapped { prefix, .. } => prefix.0.is_ipv4(),
         }
     }
 }
@@ -352,11 +366,15 @@ fn write_rule<F: Notation>(store: &mut dyn Store<F>, rule: &NatRule, present: bo
             store.set_dnat(&key, present.then(|| dnat(inside, *balance, id)));
         }
         NatRule::Snat { prefix, pool } => {
+            let rule = NatRule::Mapped { prefix: *prefix, pool: pool.clone(), options: 0 };
+            write_rule(store, &rule, present);
+        }
+        NatRule::Mapped { prefix, pool, options } => {
             let key = SnatKey { prefix_len: prefix.1, network: address::<F>(prefix.0) };
             let mut value = Pool { length: pool.len() as u32, ..Pool::default() };
             for (member, (eip, id)) in value.members.iter_mut().zip(pool) {
                 store.add_eip(&address::<F>(*eip));
-                *member = PoolMember { eip: address::<F>(*eip), rule: *id };
+                *member = PoolMember { eip: address::<F>(*eip), rule: *id, options: *options };
             }
             store.set_snat(&key, present.then_some(value));
         }
@@ -388,7 +406,7 @@ pub fn config(links: &Links) -> Config {
         port_low: 1024,
         port_high: u16::MAX,
         unmatched: 0,
-        zero: 0,
+        mappings: 0,
         timeouts: Timeouts::default(),
         host_limits: HostLimits::default(),
     }

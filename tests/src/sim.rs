@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use gateway_common::accounting;
 use gateway_common::records::{
-    Backend, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host, Pool,
-    PoolMember, Session, Slots, SnatKey, Ticks,
+    Backend, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host, Mapping,
+    MappingKey, MappingKind, Pool, PoolMember, Session, Slots, SnatKey, Ticks,
 };
 use gateway_common::tables::{ClaimError, EipEvent, Route, RouteQuery, Tables};
 use gateway_common::tuple::Tuple;
@@ -68,6 +68,8 @@ pub struct SimTables<F: Notation> {
     pub eips: BTreeMap<F::Addr, Eip>,
     /// What inside hosts have opened.
     pub hosts: BTreeMap<F::Addr, Host>,
+    /// Mappings of inside endpoints.
+    pub mappings: BTreeMap<MappingKey<F>, Mapping<F>>,
     /// Ranges of ports that were walked in vain, and until when that is believed.
     pub exhausted: BTreeMap<Tuple<F>, Ticks>,
     /// Datagrams whose first fragment has come.
@@ -102,6 +104,7 @@ impl<F: Notation> SimTables<F> {
             snats: BTreeMap::new(),
             eips: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            mappings: BTreeMap::new(),
             exhausted: BTreeMap::new(),
             datagrams: BTreeMap::new(),
             identifications: BTreeMap::new(),
@@ -114,6 +117,15 @@ impl<F: Notation> SimTables<F> {
         }
     }
 
+    /// Whether a mapping has the port that a reply comes to.
+    fn is_mapped(&self, key: &Tuple<F>) -> bool {
+        let mut external = MappingKey::default();
+        let ends = &key.endpoints;
+        let (address, port) = (&ends.destination, ends.destination_port);
+        external.set(MappingKind::External, address, port, key.protocol);
+        self.mappings.contains_key(&external)
+    }
+
     /// Readies the tables for another packet.
     pub fn begin(&mut self) {
         self.touched.clear();
@@ -121,15 +133,14 @@ impl<F: Notation> SimTables<F> {
     }
 
     /// Whether a claim is refused because another run chose another external endpoint.
-    fn chosen_otherwise(&mut self, key: &Tuple<F>) -> bool {
+    fn chosen_otherwise(&mut self, external: (F::Addr, u16), taken: bool) -> bool {
         let Random::Follow(choice) = &mut self.random else {
             return false;
         };
-        let ends = &key.endpoints;
-        if !self.choosing || choice.external == Some((ends.destination, ends.destination_port)) {
+        if !self.choosing || choice.external == Some(external) {
             return false;
         }
-        match self.sessions.contains_key(key) {
+        match taken {
             true => choice.taken += 1,
             false => choice.free += 1,
         }
@@ -147,7 +158,9 @@ impl<F: Notation> Tables<F> for SimTables<F> {
     }
 
     fn claim(&mut self, key: &Tuple<F>, session: &Session<F>) -> Result<(), ClaimError> {
-        if self.chosen_otherwise(key) {
+        let ends = &key.endpoints;
+        let taken = self.sessions.contains_key(key) || self.is_mapped(key);
+        if self.chosen_otherwise((ends.destination, ends.destination_port), taken) {
             return Err(ClaimError::Occupied);
         }
         if self.sessions.contains_key(key) {
@@ -166,6 +179,45 @@ impl<F: Notation> Tables<F> for SimTables<F> {
     fn release(&mut self, key: &Tuple<F>) -> bool {
         self.touched.push(*key);
         self.sessions.remove(key).is_some()
+    }
+
+    fn mapping(&mut self, key: &MappingKey<F>) -> Option<&Mapping<F>> {
+        self.mappings.get(key)
+    }
+
+    fn claim_mapping(
+        &mut self,
+        key: &MappingKey<F>,
+        mapping: &Mapping<F>,
+    ) -> Result<(), ClaimError> {
+        let taken = self.mappings.contains_key(key);
+        let external = key.kind == MappingKind::External as u8;
+        if external && self.chosen_otherwise((key.address, key.port), taken) || taken {
+            return Err(ClaimError::Occupied);
+        }
+        if external {
+            self.choosing = false;
+        }
+        self.mappings.insert(*key, *mapping);
+        Ok(())
+    }
+
+    fn release_mapping(&mut self, key: &MappingKey<F>) {
+        self.mappings.remove(key);
+    }
+
+    fn join_mapping(&mut self, key: &MappingKey<F>) -> bool {
+        let mapping = self.mappings.get_mut(key);
+        mapping.map(|mapping| mapping.users += 1).is_some()
+    }
+
+    fn leave_mapping(&mut self, key: &MappingKey<F>, peer: &mut MappingKey<F>) -> bool {
+        let Some(mapping) = self.mappings.get_mut(key) else {
+            return false;
+        };
+        mapping.users -= 1;
+        peer.set(MappingKind::External, &mapping.peer, mapping.port, key.protocol);
+        mapping.users == 0
     }
 
     fn count_eip(&mut self, eip: &F::Addr, event: EipEvent) {

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
     ABI_VERSION, Backend, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Draining, Eip,
-    Fip, FipKey, Host, HostLimits, Identification, Neighbor, Pool, PoolMember, Rule, Session,
-    Slots, Timeouts, XdpFacts,
+    Fip, FipKey, Host, HostLimits, Identification, Mapping, MappingKey, Neighbor, Pool, PoolMember,
+    Rule, Session, Slots, Timeouts, XdpFacts,
 };
 use gateway_common::tuple::{Endpoints, Tuple};
 use gateway_common::verdict::NextHop;
@@ -60,7 +60,7 @@ fn layout() -> String {
             port_low,
             port_high,
             unmatched,
-            zero,
+            mappings,
             timeouts,
             host_limits,
         }
@@ -109,7 +109,9 @@ fn layout() -> String {
     both_families!(out, DnatKey { eip, port, protocol, zero });
     both_families!(out, Dnat { address, port, balance, rule });
     both_families!(out, Backend { key, address, port, weight });
-    both_families!(out, PoolMember { eip, rule });
+    both_families!(out, PoolMember { eip, rule, options });
+    both_families!(out, MappingKey { address, remote, port, protocol, kind });
+    both_families!(out, Mapping { peer, port, zero, options, rule, users });
     both_families!(out, Pool { length, members });
     out
 }
@@ -179,6 +181,7 @@ fn family_maps<F: Family>(suffix: &str) -> Vec<(String, Sizes)> {
         ("EIPS", (size_of::<F::Addr>(), size_of::<Eip>())),
         ("HOSTS", (size_of::<F::Addr>(), size_of::<Host>())),
         ("NEIGHBORS", (size_of::<NextHop<F>>(), size_of::<Neighbor>())),
+        ("MAPPINGS", (size_of::<MappingKey<F>>(), size_of::<Mapping<F>>())),
     ]
     .map(|(map, sizes)| (format!("{map}_{suffix}"), sizes))
     .into()

@@ -32,6 +32,7 @@ fn set_up(pair: &mut Pair<'_>) {
         }
         let never = u32::MAX / 2 - 1;
         let mut config = backend.config();
+        config.mappings = 1;
         config.timeouts = Timeouts {
             tcp_opening: never,
             tcp_established: never,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use gateway_common::records::{Config, Timeouts};
+use gateway_common::records::{Config, FILTER_INDEPENDENT, MAP_INDEPENDENT, Timeouts};
 use gateway_common::tuple::Direction;
 use gateway_common::verdict::SESSIONS_OPENED;
 use gateway_tests::build_packet::{ACK, Draft, TCP, tcp, udp};
@@ -171,6 +171,99 @@ fn two_cpus_that_open_the_same_port_forward_open_one_session() {
         }
         assert_eq!(tc.sessions().len(), 2 * usize::from(FLOWS));
         assert_eq!(tc.event(SESSIONS_OPENED), u64::from(FLOWS));
+        accounts::check(tc).unwrap_or_else(|why| panic!("{why}"));
+    });
+}
+
+/// Adds a rule that maps endpoint-independently and lets everybody in, with a range of ports.
+fn one_mapped_eip(tc: &mut Tc, ports: u16) {
+    one_eip(tc, ports);
+    for (rule, id) in [(1, 3), (2, 4)] {
+        let eip = (prefix("203.0.113.10").0, prefix("10.0.1.0/24"));
+        let eip = if rule == 1 { eip } else { (embed_prefix((eip.0, 32)).0, embed_prefix(eip.1)) };
+        let options = MAP_INDEPENDENT | FILTER_INDEPENDENT;
+        tc.add(&NatRule::Mapped { prefix: eip.1, pool: vec![(eip.0, id)], options });
+    }
+    let config = tc.config();
+    tc.configure(Config { mappings: 1, ..config });
+}
+
+fn endpoints(results: &[(u32, Vec<u8>)]) -> Vec<std::net::SocketAddr> {
+    let endpoint = |(code, frame): &(u32, Vec<u8>)| {
+        assert_eq!(*code, FORWARDED);
+        decode(frame).expect("a packet").from()
+    };
+    results.iter().map(endpoint).collect()
+}
+
+#[test]
+fn two_cpus_give_one_inside_endpoint_one_mapping() {
+    kernel::run(Options::tc(CAPACITY), |tc| {
+        const FLOWS: u16 = 3000;
+        one_mapped_eip(tc, 40_000);
+        for ipv6 in [false, true] {
+            let to = |remote: &'static str| {
+                frames((0..FLOWS).map(move |flow| {
+                    let draft = udp(&format!("10.0.1.10:{}", 10_000 + flow), remote);
+                    if ipv6 { draft.over_ipv6() } else { draft }
+                }))
+            };
+            let [one, two] = on_two_cpus(tc, [to(REMOTE), to("198.51.100.8:53")]);
+            let [one, two] = [endpoints(&one), endpoints(&two)];
+            assert_eq!(one, two, "every inside endpoint has one external endpoint");
+            let distinct: BTreeSet<_> = one.iter().collect();
+            assert_eq!(distinct.len(), usize::from(FLOWS), "and no two have the same");
+        }
+        assert_eq!(tc.event(SESSIONS_OPENED), 4 * u64::from(FLOWS));
+        accounts::check(tc).unwrap_or_else(|why| panic!("{why}"));
+    });
+}
+
+// RFC 4787 REQ-3: nobody else has the port of a mapping, whoever is faster.
+#[test]
+fn two_cpus_never_overload_the_port_of_a_mapping() {
+    kernel::run(Options::tc(CAPACITY), |tc| {
+        const FLOWS: u16 = 2000;
+        // With a few to spare: of two who meet on the last port both may leave it.
+        one_mapped_eip(tc, 2 * FLOWS + 100);
+        // A mapping here, a port for each remote there; the same EIP and remote.
+        let host = |host: &'static str| {
+            frames((0..FLOWS).map(move |flow| udp(&format!("{host}:{}", 10_000 + flow), REMOTE)))
+        };
+        let [mapped, other] = on_two_cpus(tc, [host("10.0.1.10"), host("10.0.2.30")]);
+        let all: BTreeSet<_> = endpoints(&mapped).into_iter().chain(endpoints(&other)).collect();
+        assert_eq!(all.len(), 2 * usize::from(FLOWS));
+        accounts::check(tc).unwrap_or_else(|why| panic!("{why}"));
+    });
+}
+
+#[test]
+fn both_ends_that_open_one_flow_at_once_open_one_session() {
+    kernel::run(Options::tc(CAPACITY), |tc| {
+        const FLOWS: u16 = 3000;
+        one_mapped_eip(tc, 40_000);
+        // Two hosts know each other's external endpoint, and both begin.
+        let host = |host: &str| {
+            frames((0..FLOWS).map(|flow| udp(&format!("{host}:{}", 10_000 + flow), REMOTE)))
+        };
+        let known = on_two_cpus(tc, [host("10.0.1.10"), host("10.0.1.20")]);
+        let [b, c] = known.map(|results| endpoints(&results));
+        let opened = tc.event(SESSIONS_OPENED);
+        let to =
+            |host: &str, others: &[std::net::SocketAddr]| {
+                frames((0..FLOWS).zip(others).map(|(flow, other)| {
+                    udp(&format!("{host}:{}", 10_000 + flow), &other.to_string())
+                }))
+            };
+        let results = on_two_cpus(tc, [to("10.0.1.10", &c), to("10.0.1.20", &b)]);
+        for (results, external) in results.iter().zip([&b, &c]) {
+            assert_eq!(&endpoints(results), external, "the source is the external endpoint");
+        }
+        assert_eq!(tc.event(SESSIONS_OPENED) - opened, u64::from(FLOWS));
+        accounts::check(tc).unwrap_or_else(|why| panic!("{why}"));
+        tc.advance(1000);
+        tc.sweep();
+        assert_eq!(tc.sessions(), []);
         accounts::check(tc).unwrap_or_else(|why| panic!("{why}"));
     });
 }

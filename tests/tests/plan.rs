@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use gateway_common::records::{ABI_VERSION, Config, HostLimits, Timeouts, Unmatched};
+use gateway_common::records::{
+    ABI_VERSION, Config, FILTER_ADDRESS, HostLimits, MAP_INDEPENDENT, Timeouts, Unmatched,
+};
 use gateway_tests as _;
 use gateway_userspace::dataplane::Dataplane as _;
 use gateway_userspace::dataplane::memory::Memory;
-use gateway_userspace::desired::{self, Allocations, DesiredState};
+use gateway_userspace::desired::{
+    self, Allocations, DesiredState, NatBehavior, NatFiltering, NatMapping,
+};
 use gateway_userspace::encode::{Overflow, Port, Surroundings, encode};
 use gateway_userspace::image::{MapImage, is_draining, is_exclusive};
 use gateway_userspace::plan::{Action, Change, Plan, diff};
@@ -134,6 +138,33 @@ fn the_first_plan_inserts_rules_then_entries_then_the_configuration() {
         lines(&plan)[10].starts_with("+ CONFIG    config -> generation 1, internal #2 mtu 1500")
     );
     assert_eq!(plan.changes.len(), 11);
+}
+
+#[test]
+fn a_rule_that_maps_otherwise_is_another_rule() {
+    let mut desired = state(&small());
+    let mut maps = Reconciler::adopt(Memory::default()).unwrap();
+    maps.round(&desired, &surroundings()).unwrap();
+    assert_eq!(maps.live().config.unwrap().mappings, 0);
+    let before = maps.live().clone();
+    let independent = NatBehavior {
+        mapping: NatMapping::EndpointIndependent,
+        filtering: NatFiltering::AddressDependent,
+    };
+    for snat in desired.snats.values_mut().flat_map(|snat| &mut snat.eips) {
+        snat.behavior = independent;
+    }
+    let plan = maps.round(&desired, &surroundings()).unwrap().plan;
+    assert!(plan.cut().is_some(), "its flows end");
+    assert_eq!(maps.live().config.unwrap().mappings, 1);
+    let pool = *maps.live().v4.snats.values().next().unwrap();
+    assert_eq!(pool.members[0].options, MAP_INDEPENDENT | FILTER_ADDRESS);
+    let old = before.v4.snats.values().next().unwrap();
+    assert_ne!(pool.members[0].rule, old.members[0].rule);
+    let shown = "10.0.0.0/16 -> 203.0.113.10 (mapping endpoint-independent, filtering \
+                 address-dependent)";
+    assert!(lines(&plan).iter().any(|line| line.contains(shown)), "{:?}", lines(&plan));
+    assert!(maps.round(&desired, &surroundings()).unwrap().plan.is_empty());
 }
 
 #[test]
@@ -265,7 +296,7 @@ fn the_configuration_changes_only_when_something_does() {
         port_low: 1024,
         port_high: 65535,
         unmatched: Unmatched::Drop as u8,
-        zero: 0,
+        mappings: 0,
         timeouts: Timeouts::default(),
         host_limits: HostLimits::default(),
     };

@@ -12,8 +12,8 @@ use gateway_common::{
 use super::{
     BACKENDS_V4, BACKENDS_V6, Backends, DNATS_V4, DNATS_V6, Dnats, EIPS_V4, EIPS_V6, EXHAUSTED_V4,
     EXHAUSTED_V6, Eips, Exhausted, FIPS_V4, FIPS_V6, FRAGMENTS_V4, FRAGMENTS_V6, Fips, Fragments,
-    HOSTS_V4, HOSTS_V6, Hosts, SESSIONS_V4, SESSIONS_V6, SLOTS_V4, SLOTS_V6, SNATS_V4, SNATS_V6,
-    Sessions, SlotTables, Snats, WORK_V4, WORK_V6,
+    HOSTS_V4, HOSTS_V6, Hosts, MAPPINGS_V4, MAPPINGS_V6, Mappings, SESSIONS_V4, SESSIONS_V6,
+    SLOTS_V4, SLOTS_V6, SNATS_V4, SNATS_V6, Sessions, SlotTables, Snats, WORK_V4, WORK_V6,
 };
 
 /// A family's maps, and its addresses in the kernel's structures.
@@ -26,6 +26,7 @@ pub(crate) trait Maps: Family {
     const SNATS: &'static Snats<Self>;
     const EIPS: &'static Eips<Self>;
     const HOSTS: &'static Hosts<Self>;
+    const MAPPINGS: &'static Mappings<Self>;
     const EXHAUSTED: &'static Exhausted<Self>;
     const FRAGMENTS: &'static Fragments<Self>;
     const WORK: &'static PerCpuArray<Work<Self>, 1>;
@@ -51,6 +52,7 @@ impl Maps for V4 {
     const SNATS: &'static Snats<V4> = &SNATS_V4;
     const EIPS: &'static Eips<V4> = &EIPS_V4;
     const HOSTS: &'static Hosts<V4> = &HOSTS_V4;
+    const MAPPINGS: &'static Mappings<V4> = &MAPPINGS_V4;
     const EXHAUSTED: &'static Exhausted<V4> = &EXHAUSTED_V4;
     const FRAGMENTS: &'static Fragments<V4> = &FRAGMENTS_V4;
     const WORK: &'static PerCpuArray<Work<V4>, 1> = &WORK_V4;
@@ -85,6 +87,7 @@ impl Maps for V6 {
     const SNATS: &'static Snats<V6> = &SNATS_V6;
     const EIPS: &'static Eips<V6> = &EIPS_V6;
     const HOSTS: &'static Hosts<V6> = &HOSTS_V6;
+    const MAPPINGS: &'static Mappings<V6> = &MAPPINGS_V6;
     const EXHAUSTED: &'static Exhausted<V6> = &EXHAUSTED_V6;
     const FRAGMENTS: &'static Fragments<V6> = &FRAGMENTS_V6;
     const WORK: &'static PerCpuArray<Work<V6>, 1> = &WORK_V6;

@@ -240,6 +240,7 @@ fn load(pins: &Pins, object: &[u8], max_sessions: Option<u32>) -> Result<Ebpf, K
     if let Some(flows) = max_sessions {
         let entries = flows.saturating_mul(2);
         loader.map_max_entries("SESSIONS_V4", entries).map_max_entries("SESSIONS_V6", entries);
+        loader.map_max_entries("MAPPINGS_V4", entries).map_max_entries("MAPPINGS_V6", entries);
         loader.map_max_entries("HOSTS_V4", flows).map_max_entries("HOSTS_V6", flows);
     }
     loader.load(object).map_err(|error| KernelError::Object(Box::new(error)))

@@ -8,7 +8,8 @@ use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType};
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
     ABI_VERSION, Backend, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Draining, Eip,
-    Fip, FipKey, Host, Identification, Neighbor, Pool, Rule, Session, Slots, SnatKey, XdpFacts,
+    Fip, FipKey, Host, Identification, Mapping, MappingKey, Neighbor, Pool, Rule, Session, Slots,
+    SnatKey, XdpFacts,
 };
 use gateway_common::tuple::Tuple;
 use gateway_common::verdict::NextHop;
@@ -35,8 +36,20 @@ const fn layout<K, V>(name: &'static str, kind: MapType) -> Layout {
     Layout { name, kind, key_bytes: size_of::<K>(), value_bytes: size_of::<V>() }
 }
 
-const fn family<F: Family>(names: [&'static str; 10]) -> [Layout; 10] {
-    let [sessions, fips, dnats, slots, backends, snats, fragments, eips, hosts, neighbors] = names;
+const fn family<F: Family>(names: [&'static str; 11]) -> [Layout; 11] {
+    let [
+        sessions,
+        fips,
+        dnats,
+        slots,
+        backends,
+        snats,
+        fragments,
+        eips,
+        hosts,
+        neighbors,
+        mappings,
+    ] = names;
     [
         layout::<Tuple<F>, Session<F>>(sessions, MapType::Hash),
         layout::<FipKey<F>, Fip<F>>(fips, MapType::Hash),
@@ -48,10 +61,11 @@ const fn family<F: Family>(names: [&'static str; 10]) -> [Layout; 10] {
         layout::<F::Addr, Eip>(eips, MapType::Hash),
         layout::<F::Addr, Host>(hosts, MapType::Hash),
         layout::<NextHop<F>, Neighbor>(neighbors, MapType::Hash),
+        layout::<MappingKey<F>, Mapping<F>>(mappings, MapType::Hash),
     ]
 }
 
-const V4_MAPS: [Layout; 10] = family::<V4>([
+const V4_MAPS: [Layout; 11] = family::<V4>([
     "SESSIONS_V4",
     "FIPS_V4",
     "DNATS_V4",
@@ -62,8 +76,9 @@ const V4_MAPS: [Layout; 10] = family::<V4>([
     "EIPS_V4",
     "HOSTS_V4",
     "NEIGHBORS_V4",
+    "MAPPINGS_V4",
 ]);
-const V6_MAPS: [Layout; 10] = family::<V6>([
+const V6_MAPS: [Layout; 11] = family::<V6>([
     "SESSIONS_V6",
     "FIPS_V6",
     "DNATS_V6",
@@ -74,6 +89,7 @@ const V6_MAPS: [Layout; 10] = family::<V6>([
     "EIPS_V6",
     "HOSTS_V6",
     "NEIGHBORS_V6",
+    "MAPPINGS_V6",
 ]);
 const COMMON_MAPS: [Layout; 9] = [
     layout::<u32, Config>("CONFIG", MapType::Array),

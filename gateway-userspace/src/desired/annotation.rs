@@ -1,7 +1,7 @@
 //! The annotations of this program on Kube-OVN's objects.
 
 use super::findings::{Findings, Site};
-use super::{Affinity, MAX_WEIGHT};
+use super::{Affinity, MAX_WEIGHT, behavior};
 use crate::crd::{Kind, Metadata};
 use crate::rejection::Problem;
 
@@ -25,10 +25,10 @@ const fn known(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::IptablesDnatRule => &[WEIGHT, SESSION_AFFINITY],
         Kind::VpcEgressGateway => &[WEIGHTS, HASH],
+        Kind::IptablesSnatRule => &[behavior::MAPPING, behavior::FILTERING],
         Kind::VpcNatGateway
         | Kind::IptablesEip
         | Kind::IptablesFipRule
-        | Kind::IptablesSnatRule
         | Kind::Subnet
         | Kind::Vpc => &[],
     }

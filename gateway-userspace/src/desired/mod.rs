@@ -16,6 +16,7 @@
 
 mod allocation;
 mod annotation;
+mod behavior;
 mod egress;
 mod eip;
 mod findings;
@@ -34,8 +35,8 @@ pub use self::allocation::{AllocationError, Allocations};
 pub use self::egress::{Bfd, EgressGateway, Replica};
 use self::resolve::resolve_once;
 pub use self::state::{
-    Affinity, Backend, DesiredState, Dnat, DnatKey, Eip, Fip, Gateway, MAX_WEIGHT, Network, Owner,
-    Port, Protocol, Sharing, Snat, SnatEip,
+    Affinity, Backend, DesiredState, Dnat, DnatKey, Eip, Fip, Gateway, MAX_WEIGHT, NatBehavior,
+    NatFiltering, NatMapping, Network, Owner, Port, Protocol, Sharing, Snat, SnatEip,
 };
 use crate::crd::ObjectRef;
 use crate::rejection::{Note, Rejection, Remark};

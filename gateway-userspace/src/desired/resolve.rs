@@ -158,7 +158,8 @@ fn states(
     }
     for (site, object) in &index.snats {
         if rules.annotated(site, &object.metadata) {
-            rules.snat(site, EipName::Object(&object.spec.eip), &object.spec.internal_cidr);
+            let eip = EipName::Object(&object.spec.eip);
+            rules.snat(site, eip, &object.spec.internal_cidr, &object.metadata);
         }
     }
     rules.settle_affinity();

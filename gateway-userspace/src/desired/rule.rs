@@ -9,7 +9,7 @@ use super::{
     Affinity, Backend, DesiredState, Dnat, DnatKey, Fip, Owner, Port, Protocol, Sharing, Snat,
     SnatEip,
 };
-use super::{annotation, value};
+use super::{annotation, behavior, value};
 use crate::crd::{DnatSpec, Kind, Metadata, NatGatewaySpec, ObjectRef};
 use crate::rejection::{Claim, Note, Problem, Remark, Role};
 
@@ -72,7 +72,8 @@ impl<'r> Rules<'r> {
         }
         for (index, rule) in spec.snat_rules.iter().enumerate() {
             let site = site.entry("snatRules", index);
-            self.snat(&site, EipName::Address(name, &rule.eip), &rule.internal_cidr);
+            let eip = EipName::Address(name, &rule.eip);
+            self.snat(&site, eip, &rule.internal_cidr, &Metadata::default());
         }
     }
 
@@ -181,12 +182,14 @@ impl<'r> Rules<'r> {
         }
     }
 
-    pub(super) fn snat(&mut self, site: &Site, eip: EipName<'_>, cidr: &str) {
+    pub(super) fn snat(&mut self, site: &Site, eip: EipName<'_>, cidr: &str, metadata: &Metadata) {
         let Some(target) = self.target(site, eip) else { return };
         let site = &target.site;
+        let behavior = behavior::read(site, metadata, self.findings);
         let Some(cidr) = self.findings.accept_cidr(site, "internalCIDR", cidr) else { return };
         let v4 = cidr.addr().is_ipv4();
         let Some(eip) = self.of_family(&target, v4, &cidr.to_string()) else { return };
+        let Some(behavior) = behavior else { return };
         let Some(state) = self.states.get_mut(&target.gateway) else { return };
         let snat = state.snats.entry(cidr).or_insert_with(|| Snat { eips: Vec::new() });
         match snat.eips.binary_search_by_key(&eip, |snat| snat.eip) {
@@ -194,7 +197,7 @@ impl<'r> Rules<'r> {
                 let problem = taken(Claim::Source(cidr, eip), &snat.eips[index].owner);
                 self.findings.reject(site, "internalCIDR", problem);
             }
-            Err(index) => snat.eips.insert(index, SnatEip { eip, owner: site.owner() }),
+            Err(index) => snat.eips.insert(index, SnatEip { eip, behavior, owner: site.owner() }),
         }
     }
 

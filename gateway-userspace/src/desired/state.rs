@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use gateway_common::records::{FILTER_ADDRESS, FILTER_INDEPENDENT, MAP_INDEPENDENT};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
@@ -171,8 +172,61 @@ pub struct Snat {
 pub struct SnatEip {
     /// The external address.
     pub eip: IpAddr,
+    /// How it maps and filters.
+    #[serde(flatten)]
+    pub behavior: NatBehavior,
     /// The object.
     pub owner: Owner,
+}
+
+/// How a SNAT rule maps and filters (RFC 4787 sections 4.1 and 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NatBehavior {
+    /// Which remotes see the same external endpoint.
+    pub mapping: NatMapping,
+    /// Which remotes get in.
+    pub filtering: NatFiltering,
+}
+
+/// Which remotes see the same external endpoint of an inside one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NatMapping {
+    /// A port for each remote: one EIP carries 64 512 flows to each of them.
+    #[default]
+    AddressAndPortDependent,
+    /// All of them: one EIP carries 64 512 inside endpoints.
+    EndpointIndependent,
+}
+
+/// Which remotes get in by an external endpoint without having been talked to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NatFiltering {
+    /// None.
+    #[default]
+    AddressAndPortDependent,
+    /// Those at an address that the inside endpoint has talked to.
+    AddressDependent,
+    /// All.
+    EndpointIndependent,
+}
+
+impl NatBehavior {
+    /// As the maps have it.
+    #[must_use]
+    pub const fn options(self) -> u32 {
+        let mapping = match self.mapping {
+            NatMapping::AddressAndPortDependent => 0,
+            NatMapping::EndpointIndependent => MAP_INDEPENDENT,
+        };
+        let filtering = match self.filtering {
+            NatFiltering::AddressAndPortDependent => 0,
+            NatFiltering::AddressDependent => FILTER_ADDRESS,
+            NatFiltering::EndpointIndependent => FILTER_INDEPENDENT,
+        };
+        mapping | filtering
+    }
 }
 
 /// The object behind a rule, and where it stands. Compared by the object only.

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use gateway_common::records::{
-    Backend, Balance, Config, Dnat, DnatKey, Fip, FipKey, HostLimits, Pool, Rule, Slots, SnatKey,
+    Backend, Balance, Config, Dnat, DnatKey, FILTER_ADDRESS, FILTER_INDEPENDENT, Fip, FipKey,
+    HostLimits, MAP_INDEPENDENT, Pool, Rule, Slots, SnatKey,
 };
 use gateway_common::wire::transport::{TCP, UDP};
 use serde::{Serialize, Serializer};
@@ -177,9 +178,27 @@ fn show_snat_key<F: Addressing>(key: &SnatKey<F>) -> String {
 }
 
 fn show_pool<F: Addressing>(pool: &Pool<F>) -> String {
-    let eips: Vec<_> =
-        members(pool).iter().map(|member| F::decode(member.eip).to_string()).collect();
+    let eips: Vec<_> = members(pool)
+        .iter()
+        .map(|member| show_snat(F::decode(member.eip), member.options))
+        .collect();
     eips.join(", ")
+}
+
+/// An EIP with how it maps and filters, where that is not as usual.
+#[must_use]
+pub fn show_snat(eip: IpAddr, options: u32) -> String {
+    if options & MAP_INDEPENDENT == 0 {
+        return eip.to_string();
+    }
+    let filtering = if options & FILTER_INDEPENDENT != 0 {
+        "endpoint-independent"
+    } else if options & FILTER_ADDRESS != 0 {
+        "address-dependent"
+    } else {
+        "address-and-port-dependent"
+    };
+    format!("{eip} (mapping endpoint-independent, filtering {filtering})")
 }
 
 fn show_config(config: &Config) -> String {

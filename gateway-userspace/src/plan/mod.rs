@@ -19,7 +19,7 @@ use gateway_common::records::{
 
 use crate::image::{Addressing, MapImage, members};
 
-pub use self::describe::{Line, protocol};
+pub use self::describe::{Line, protocol, show_snat};
 
 /// What to do, in this order, and the names of the rules for whoever reads it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use gateway_common::records::{Balance, Config, Counter, Eip, Host};
+use gateway_common::records::{Balance, Config, Counter, Eip, Host, MAP_INDEPENDENT, MappingKind};
 use gateway_common::tuple::Direction;
 use gateway_userspace::balance::assign;
 
@@ -171,6 +171,26 @@ impl<'a> Gateway<'a> {
         let prefix = if self.ipv6 { embed_prefix(prefix(source)) } else { prefix(source) };
         self.add(NatRule::Snat { prefix, pool }, &ids);
         ids
+    }
+
+    /// As [`Gateway::snat`], with endpoint-independent mapping and this filter.
+    pub fn snat_mapped(&mut self, source: &str, eips: &[&str], filter: u32) -> Vec<u32> {
+        let first = self.next_id();
+        let ids: Vec<u32> = (first..).take(eips.len()).collect();
+        let pool = eips.iter().zip(&ids).map(|(eip, id)| (self.ip(eip), *id)).collect();
+        let prefix = if self.ipv6 { embed_prefix(prefix(source)) } else { prefix(source) };
+        let options = MAP_INDEPENDENT | filter;
+        self.add(NatRule::Mapped { prefix, pool, options }, &ids);
+        self.configure(|config| config.mappings = 1);
+        ids
+    }
+
+    /// How many mappings there are.
+    pub fn mappings(&mut self) -> usize {
+        let inside = MappingKind::Inside as u8;
+        let v4 = self.backend.v4().mappings().iter().filter(|(key, _)| key.kind == inside).count();
+        let v6 = self.backend.v6().mappings().iter().filter(|(key, _)| key.kind == inside).count();
+        v4 + v6
     }
 
     /// Removes the rule of this id, with its whole pool if it is a SNAT rule.

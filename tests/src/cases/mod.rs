@@ -12,6 +12,7 @@ mod gateway;
 mod hairpin;
 mod hosts;
 mod icmp_errors;
+mod independent;
 mod life;
 mod limits;
 mod malformed;
@@ -123,6 +124,31 @@ cases! {
         a_session_cut_with_its_rule_is_counted_out,
         a_session_that_does_not_fit_is_not_counted.room_for(3),
         tries_are_counted,
+    }
+    independent {
+        one_endpoint_is_the_same_for_every_remote,
+        a_connection_keeps_its_endpoint_too,
+        a_query_id_is_the_same_for_every_remote,
+        two_hosts_with_one_source_port_have_two_endpoints,
+        a_session_with_a_port_for_each_remote_leaves_mapped_ports_alone,
+        a_mapping_leaves_ports_of_sessions_and_of_port_forwards_alone,
+        an_independent_filter_lets_everybody_in,
+        an_address_dependent_filter_lets_known_addresses_in,
+        without_a_filter_only_known_endpoints_get_in,
+        a_connection_from_outside_gets_in_by_a_mapping,
+        nobody_gets_in_for_a_flow_that_came_from_outside,
+        a_hairpin_shows_the_external_endpoint,
+        a_hairpin_meets_the_filter,
+        a_hairpin_to_a_port_forward_shows_the_external_endpoint,
+        a_host_does_not_reach_itself_by_its_own_mapping,
+        a_mapping_lives_as_long_as_its_sessions,
+        a_removed_rule_takes_its_mappings_along,
+        a_nearly_full_range_maps_as_an_empty_one,
+        a_pool_overflows_with_mappings_too,
+        a_port_class_is_kept_by_mappings,
+        a_full_table_leaves_no_mapping.room_for(3),
+        a_limited_host_has_no_more_mappings_than_sessions,
+        a_rule_without_mappings_is_as_it_was,
     }
     unmatched {
         a_source_without_rule_is_dropped_by_default,

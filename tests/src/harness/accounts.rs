@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::IpAddr;
 
-use gateway_common::records::ORIGINAL;
+use gateway_common::records::{
+    FILTER_ADDRESS, MAPPED_SOURCE, MAPPED_TARGET, MappingKey, MappingKind, ORIGINAL,
+};
 use gateway_common::tuple::Direction;
 
 use super::notation::Notation;
@@ -39,7 +41,45 @@ fn check_family<F: Notation>(store: &mut dyn Store<F>) -> Result<(), String> {
     same("sessions of EIPs", counted.collect(), eips)?;
     let counted = store.hosts().into_iter();
     let counted = counted.map(|(address, host)| (F::to_ip(address), u64::from(host.sessions)));
-    same("sessions of hosts", counted.collect(), hosts)
+    same("sessions of hosts", counted.collect(), hosts)?;
+    check_mappings(store)
+}
+
+/// Whether every mapping has both of its entries, counts its sessions and lives no longer than they do.
+fn check_mappings<F: Notation>(store: &mut dyn Store<F>) -> Result<(), String> {
+    let there: BTreeMap<_, _> = store.mappings().into_iter().collect();
+    let mut expected: BTreeMap<MappingKey<F>, u32> = BTreeMap::new();
+    let mut key = MappingKey::default();
+    for (tuple, session) in store.sessions() {
+        if session.flags & ORIGINAL == 0 {
+            continue;
+        }
+        let (before, after) = (&tuple.endpoints, &session.translated);
+        if session.flags & MAPPED_TARGET != 0 {
+            let (address, port) = (&after.destination, after.destination_port);
+            key.set(MappingKind::Inside, address, port, tuple.protocol);
+            *expected.entry(key).or_default() += 1;
+        }
+        if session.flags & MAPPED_SOURCE != 0 {
+            key.set(MappingKind::Inside, &before.source, before.source_port, tuple.protocol);
+            *expected.entry(key).or_default() += 1;
+            if there.get(&key).is_some_and(|mapping| mapping.options & FILTER_ADDRESS != 0) {
+                key.kind = MappingKind::Contact as u8;
+                key.remote = before.destination;
+                *expected.entry(key).or_default() += 1;
+            }
+        }
+    }
+    for (inside, mapping) in there.iter().filter(|(key, _)| key.kind == MappingKind::Inside as u8) {
+        key.set(MappingKind::External, &mapping.peer, mapping.port, inside.protocol);
+        expected.insert(key, 0);
+        let back = there.get(&key).map(|external| (external.peer, external.port));
+        if back != Some((inside.address, inside.port)) {
+            return Err(format!("{inside:?} leads to {key:?}, and that to {back:?}"));
+        }
+    }
+    let counted = there.iter().map(|(key, mapping)| (*key, mapping.users));
+    same("users of mappings", counted.collect(), expected)
 }
 
 fn same<T: Debug + PartialEq>(what: &str, counted: T, there: T) -> Result<(), String> {

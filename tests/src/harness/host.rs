@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use gateway_common::accounting;
+use gateway_common::endpoint_independent::KeySlot;
 use gateway_common::expire;
 use gateway_common::family::{V4, V6};
 use gateway_common::packet::HostPacket;
 use gateway_common::pipeline::{Arrival, process};
 use gateway_common::records::{
-    self, Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host as HostRecord, ORIGINAL, Pool,
-    Rule, RuleState, Session, Slots, SnatKey, ticks_from_secs,
+    self, Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host as HostRecord, Mapping,
+    MappingKey, ORIGINAL, Pool, Rule, RuleState, Session, Slots, SnatKey, ticks_from_secs,
 };
 use gateway_common::session::elapsed;
 use gateway_common::tables::Tables as _;
@@ -189,7 +190,8 @@ fn sweep<F: Notation>(
             tables.sessions.remove(&key);
             if session.flags & ORIGINAL != 0 {
                 tables.count_event(SESSIONS_CLOSED);
-                accounting::closed(&key, session.eip(&key), tables);
+                let mut keys = [KeySlot::default(); 2];
+                accounting::closed(&key, &opposite_key, session.flags, &mut keys, tables);
                 ended += 1;
             }
         } else if session.flags & ORIGINAL != 0
@@ -252,6 +254,10 @@ impl<F: Notation> Store<F> for SimTables<F> {
 
     fn eips(&mut self) -> Vec<(F::Addr, Eip)> {
         self.eips.iter().map(|(address, eip)| (*address, *eip)).collect()
+    }
+
+    fn mappings(&mut self) -> Vec<(MappingKey<F>, Mapping<F>)> {
+        self.mappings.iter().map(|(key, mapping)| (*key, *mapping)).collect()
     }
 
     fn set_host(&mut self, address: &F::Addr, host: HostRecord) {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use gateway_common::records::Balance;
+use gateway_common::records::{Balance, FILTER_ADDRESS, FILTER_INDEPENDENT, MAP_INDEPENDENT};
 use gateway_common::tuple::Direction;
 use gateway_userspace::balance::assign;
 
@@ -156,12 +156,21 @@ pub fn rules() -> Vec<NatRule> {
         for (source, eips) in [
             ("10.0.1.0/24", &["203.0.113.10", "203.0.113.13"][..]),
             ("10.0.1.20/32", &["203.0.113.16"]),
-            ("10.0.2.0/24", &["203.0.113.10"]),
         ] {
             let prefix = prefix(source);
             let prefix = if ipv6 { embed_prefix(prefix) } else { prefix };
             let pool = eips.iter().map(|eip| (ip(eip), next())).collect();
             rules.push(NatRule::Snat { prefix, pool });
+        }
+        // Each on an EIP that others use too.
+        for (source, eip, filter) in [
+            ("10.0.2.0/24", "203.0.113.10", FILTER_ADDRESS),
+            ("10.0.1.30/32", "203.0.113.13", FILTER_INDEPENDENT),
+        ] {
+            let prefix = prefix(source);
+            let prefix = if ipv6 { embed_prefix(prefix) } else { prefix };
+            let options = MAP_INDEPENDENT | filter;
+            rules.push(NatRule::Mapped { prefix, pool: vec![(ip(eip), next())], options });
         }
     }
     rules

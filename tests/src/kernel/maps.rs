@@ -9,7 +9,8 @@ use aya::{Ebpf, Pod};
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
     Backend, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Draining, Eip, Fip, FipKey,
-    Host, Neighbor, Pool, Record, Rule, Session, Slots, SnatKey, Ticks, XdpFacts,
+    Host, Mapping, MappingKey, Neighbor, Pool, Record, Rule, Session, Slots, SnatKey, Ticks,
+    XdpFacts,
 };
 use gateway_common::tuple::Tuple;
 use gateway_common::verdict::NextHop;
@@ -42,7 +43,7 @@ macro_rules! pods {
 
 const fn is_record<T: Record>() {}
 
-pods!(Config, Counter, Datagram, Draining, Eip, Host, Neighbor, Rule, Slots, XdpFacts; Backend, DatagramKey, Dnat, DnatKey, Fip, FipKey, NextHop, Pool, Session, Tuple);
+pods!(Config, Counter, Datagram, Draining, Eip, Host, Neighbor, Rule, Slots, XdpFacts; Backend, DatagramKey, Dnat, DnatKey, Fip, FipKey, Mapping, MappingKey, NextHop, Pool, Session, Tuple);
 
 /// The maps of one family.
 pub(super) struct FamilyMaps<F: Notation> {
@@ -54,6 +55,7 @@ pub(super) struct FamilyMaps<F: Notation> {
     snats: LpmTrie<MapData, F::Octets, Raw<Pool<F>>>,
     eips: HashMap<MapData, F::Octets, Raw<Eip>>,
     hosts: HashMap<MapData, F::Octets, Raw<Host>>,
+    mappings: HashMap<MapData, Raw<MappingKey<F>>, Raw<Mapping<F>>>,
     exhausted: HashMap<MapData, Raw<Tuple<F>>, Ticks>,
     fragments: HashMap<MapData, Raw<DatagramKey<F>>, Raw<Datagram>>,
 }
@@ -71,6 +73,7 @@ impl<F: Notation> FamilyMaps<F> {
             snats: take(ebpf, &named("SNATS"))?,
             eips: take(ebpf, &named("EIPS"))?,
             hosts: take(ebpf, &named("HOSTS"))?,
+            mappings: take(ebpf, &named("MAPPINGS"))?,
             exhausted: take(ebpf, &named("EXHAUSTED"))?,
             fragments: take(ebpf, &named("FRAGMENTS"))?,
         })
@@ -85,6 +88,7 @@ impl<F: Notation> FamilyMaps<F> {
         empty(&mut self.hosts);
         empty(&mut self.slots);
         empty(&mut self.backends);
+        empty(&mut self.mappings);
         empty(&mut self.exhausted);
         self.forget_fragments();
         let keys: Vec<_> = self.snats.keys().collect::<Result<_, _>>().expect("keys");
@@ -170,6 +174,11 @@ impl<F: Notation> Store<F> for FamilyMaps<F> {
     fn eips(&mut self) -> Vec<(F::Addr, Eip)> {
         let entries =
             self.eips.iter().map(|entry| entry.map(|(key, value)| (F::address(key), value.0)));
+        entries.collect::<Result<_, _>>().expect("entries")
+    }
+
+    fn mappings(&mut self) -> Vec<(MappingKey<F>, Mapping<F>)> {
+        let entries = self.mappings.iter().map(|entry| entry.map(|(key, value)| (key.0, value.0)));
         entries.collect::<Result<_, _>>().expect("entries")
     }
 

@@ -10,7 +10,7 @@ use super::ShowOptions;
 use crate::cli::table::Table;
 use crate::cli::{print, print_json};
 use crate::image::{Content, is_draining, kind_of, name_of};
-use crate::plan::protocol;
+use crate::plan::{protocol, show_snat};
 
 /// Options of `vpc-gateway rules`.
 #[derive(Debug, clap::Args)]
@@ -77,7 +77,7 @@ fn ends(content: &Content) -> (String, String) {
             format!("{}/{}", SocketAddr::new(*eip, *port), protocol(*number)),
             SocketAddr::new(*internal, *internal_port).to_string(),
         ),
-        Content::Snat { eip, source } => (source.to_string(), eip.to_string()),
+        Content::Snat { eip, source, options } => (source.to_string(), show_snat(*eip, *options)),
     }
 }
 
