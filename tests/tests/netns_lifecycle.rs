@@ -1,9 +1,9 @@
 //! The daemon comes and goes; connections stay.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddrV4};
 use std::time::Duration;
 
-use gateway_tests::lab::addresses::X;
+use gateway_tests::lab::addresses::{X, v6};
 use gateway_tests::lab::echo::ECHO_PORT;
 use gateway_tests::lab::gateway::{Gateway, run_to_end};
 use gateway_tests::lab::manifests::{DNAT_ECHO_D, EIP_FIP, Manifests};
@@ -139,16 +139,22 @@ fn neighbours_learn_at_once_that_an_eip_moved_here() {
     let Some(binary) = tier::gateway() else { return };
     let world = World::build(&Options::default()).expect("a world");
     let elsewhere = "02:00:00:00:00:99";
-    let entry = format!("neigh replace {EIP_FIP} lladdr {elsewhere} dev ext nud stale");
-    world.net.x.ns.ip(&entry).expect("a neighbour entry");
+    let addresses = [IpAddr::V4(EIP_FIP), v6(EIP_FIP).into()];
+    for eip in addresses {
+        let entry = format!("neigh replace {eip} lladdr {elsewhere} dev ext nud stale");
+        world.net.x.ns.ip(&entry).expect("a neighbour entry");
+    }
     let _gateway = world.start_gateway(&binary, &[]).unwrap_or_else(|e| panic!("{e:#}"));
-    wait_until("the gratuitous ARP", SOON, || {
-        let neighbour = world.net.x.ns.ip(&format!("neigh show {EIP_FIP} dev ext"))?;
-        anyhow::ensure!(
-            neighbour.contains("lladdr") && !neighbour.contains(elsewhere),
-            "{neighbour}"
-        );
-        Ok(Some(()))
-    })
-    .unwrap_or_else(|e| panic!("{e:#}"));
+    // By gratuitous ARP, and by an unsolicited neighbour advertisement.
+    for eip in addresses {
+        wait_until("the announcement", SOON, || {
+            let neighbour = world.net.x.ns.ip(&format!("neigh show {eip} dev ext"))?;
+            anyhow::ensure!(
+                neighbour.contains("lladdr") && !neighbour.contains(elsewhere),
+                "{neighbour}"
+            );
+            Ok(Some(()))
+        })
+        .unwrap_or_else(|e| panic!("{e:#}"));
+    }
 }

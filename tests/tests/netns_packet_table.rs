@@ -1,7 +1,7 @@
 //! The packet table, end to end, through the real programs.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 
 use anyhow::{Context as _, Result, ensure};
 use gateway_tests::lab::addresses::Y;
@@ -54,7 +54,7 @@ fn many_flows(world: &World) -> Result<Observation> {
     let mut seen = BTreeSet::new();
     let mut open = Vec::new();
     for ns in [&net.b.ns, &net.c.ns] {
-        let flows = ns.enter(|| -> Result<Vec<(UdpProbe, SocketAddrV4)>> {
+        let flows = ns.enter(|| -> Result<Vec<(UdpProbe, SocketAddr)>> {
             let flow = |_| {
                 let probe = UdpProbe::connect(0, to)?;
                 let seen = probe.exchange(b"one of many")?.seen;

@@ -79,7 +79,7 @@ fn a_port_range_fills_to_the_last_port_and_then_refuses_without_a_leak() {
     // Another remote endpoint has the whole range to itself.
     let seen =
         probe::udp(&world.net.b.ns, 0, SocketAddrV4::new(X, ECHO_PORT), b"x").expect("UDP").seen;
-    assert!(*seen.ip() == EIP_SNAT && (30_000..32_000).contains(&seen.port()), "{seen}");
+    assert!(seen.ip() == EIP_SNAT && (30_000..32_000).contains(&seen.port()), "{seen}");
     // Many more than its share of the ports.
     flood(&world.net.b.ns, 1024..=3023, SocketAddrV4::new(Y, 9998)).expect("flows of B");
     let host = one(&gateway, "hosts", "host", B).expect("hosts");
@@ -169,7 +169,7 @@ fn two_gateways_on_one_machine_do_not_meet() {
     second.all_alive(&mut open, "after the other gateway was detached");
     let outcome = (|| -> Result<()> {
         let seen = probe::udp(&second.world.net.c.ns, 0, ECHO_Y, b"mine")?.seen;
-        ensure!(*seen.ip() == EIP_SNAT_WIDE, "C leaves as {seen}");
+        ensure!(seen.ip() == EIP_SNAT_WIDE, "C leaves as {seen}");
         Ok(())
     })();
     second.must("a new flow", outcome);

@@ -1,7 +1,7 @@
 //! Ports that several backends share, with real servers: row 10 of the packet table.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use gateway_tests::lab::addresses::{A, B, C, D};
 use gateway_tests::lab::echo::ECHO_PORT;
 use gateway_tests::lab::manifests::{EIP_DNAT, EIP_FIP, Manifests};
 use gateway_tests::lab::netns::Netns;
+use gateway_tests::lab::packet_table::Ip;
 use gateway_tests::lab::probe::{self, TcpProbe, UdpProbe};
 use gateway_tests::lab::running::Running;
 use gateway_tests::lab::tier;
@@ -77,10 +78,18 @@ fn connections_are_spread_and_stay_where_they_are() {
         let exchange = connection.exchange;
         assert_eq!(exchange.seen, exchange.local, "{server} sees the client itself");
     }
-    let flows = net.y.ns.enter(|| -> Result<BTreeSet<char>> {
+    for ip in Ip::ALL {
+        let met = lab.must("UDP", udp_flows(&net.y.ns, ip.endpoint(SHARED)));
+        assert_eq!(met, "bcd".chars().collect(), "over {ip:?}");
+    }
+}
+
+/// Which servers sixty flows meet, each of which stays where it is.
+fn udp_flows(ns: &Netns, to: SocketAddr) -> Result<BTreeSet<char>> {
+    ns.enter(|| {
         let mut met = BTreeSet::new();
         for _ in 0..60 {
-            let flow = UdpProbe::connect(0, SHARED)?;
+            let flow = UdpProbe::connect(0, to)?;
             let first = flow.exchange(b"first")?;
             met.insert(first.server);
             for _ in 0..3 {
@@ -88,9 +97,7 @@ fn connections_are_spread_and_stay_where_they_are() {
             }
         }
         Ok(met)
-    });
-    let met = lab.must("UDP", flows.and_then(|met| met));
-    assert_eq!(met, "bcd".chars().collect());
+    })?
 }
 
 #[test]
@@ -103,7 +110,7 @@ fn hosts_of_the_vpc_reach_it_too() {
         let mut open = lab.must(host.label, one_each(&host.ns, "bc"));
         for connection in open.values_mut() {
             lab.must(host.label, connection.echo("hello"));
-            assert_eq!(*connection.exchange.seen.ip(), seen, "from {}", host.label);
+            assert_eq!(connection.exchange.seen.ip(), seen, "from {}", host.label);
         }
     }
     assert_eq!(net.a.v4, A);

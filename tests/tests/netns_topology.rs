@@ -53,13 +53,13 @@ fn probes_report_what_the_other_side_saw() {
     let echo_y = SocketAddrV4::new(Y, ECHO_PORT);
 
     let udp = probe::udp(&net.b.ns, 4242, echo_y, b"payload").expect("UDP");
-    assert_eq!((udp.local.port(), udp.seen), (4242, SocketAddrV4::new(B, 4242)));
+    assert_eq!((udp.local.port(), udp.seen), (4242, SocketAddrV4::new(B, 4242).into()));
     probe::udp(&net.b.ns, 0, echo_y, &[7; 4000]).expect("UDP in fragments");
     let tcp = probe::tcp(&net.b.ns, 0, echo_y).expect("TCP");
-    assert_eq!(tcp.seen, SocketAddrV4::new(B, tcp.local.port()));
+    assert_eq!(tcp.seen, SocketAddrV4::new(B, tcp.local.port()).into());
     assert_eq!(probe::icmp_echo(&net.b.ns, Y, 77, 56).expect("ping"), Y);
     let web = http::whoami(&net.b.ns, SocketAddrV4::new(X, HTTP_PORT)).expect("HTTP");
-    assert_eq!(web.ip(), &B);
+    assert_eq!(web.ip(), B);
 
     let closed = SocketAddrV4::new(X, 9);
     assert_eq!(probe::udp_refused(&net.b.ns, closed).expect("UDP"), probe::Refusal::Refused);

@@ -1,18 +1,19 @@
 //! The connections of the demo, derived from the rules that are in force.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::rules::Forward;
 use super::stage::Stage;
+use crate::lab::addresses::v6;
 use crate::lab::capture::{Capture, Filter};
 use crate::lab::checks::Observation;
 use crate::lab::echo::ECHO_PORT;
 use crate::lab::http::{self, HTTP_PORT};
-use crate::lab::probe::{self, Refusal, TcpProbe};
+use crate::lab::probe::{self, Exchange, Refusal, TcpProbe};
 use crate::lab::topology::Host;
 use crate::lab::wait::wait_until;
 
@@ -35,6 +36,32 @@ pub fn traffic(stage: &Stage, check: &mut Check<'_>) {
         }
     }
     hairpins(stage, check);
+    ipv6(stage, check);
+}
+
+/// The same in IPv6, where the manifests have it.
+fn ipv6(stage: &Stage, check: &mut Check<'_>) {
+    let net = &stage.net;
+    for (eip, inside) in &stage.rules.fips_v6 {
+        let to = SocketAddr::new((*eip).into(), ECHO_PORT);
+        check("floating IP over IPv6", &mut || {
+            let exchange = probe::tcp(&net.y.ns, 0, to)?;
+            ensure!(exchange.seen == exchange.local, "{inside} saw {}", exchange.seen);
+            ensure!(probe::icmp_echo(&net.y.ns, *eip, 4713, 56)? == *eip, "another one replied");
+            let sent = format!("TCP and ping {} to {eip}", exchange.local.ip());
+            Ok(Observation::new(sent, format_args!("{inside}: client {}", exchange.seen)))
+        });
+    }
+    if stage.rules.snats_v6.is_empty() {
+        return;
+    }
+    check("SNAT over IPv6", &mut || {
+        let to = SocketAddr::new(v6(net.y.v4).into(), ECHO_PORT);
+        let Exchange { local, seen, .. } = probe::udp(&net.b.ns, 0, to, b"datagram")?;
+        let known = stage.rules.snats_v6.iter().any(|eip| seen.ip() == *eip);
+        ensure!(known, "Y saw {seen}, which is no EIP");
+        Ok(Observation::new(format_args!("UDP {local} to {to}"), format_args!("client {seen}")))
+    });
 }
 
 /// EIPs whose address is not in the manifests: the gateway chose one.
@@ -55,8 +82,8 @@ const fn echo(address: Ipv4Addr) -> SocketAddrV4 {
 }
 
 /// The server must have seen this address; the port is free to change.
-fn seen_as(seen: SocketAddrV4, eip: Ipv4Addr, sent: impl std::fmt::Display) -> Result<Observation> {
-    ensure!(seen.ip() == &eip, "{sent}: the server saw {seen}, not {eip}");
+fn seen_as(seen: SocketAddr, eip: Ipv4Addr, sent: impl std::fmt::Display) -> Result<Observation> {
+    ensure!(seen.ip() == eip, "{sent}: the server saw {seen}, not {eip}");
     Ok(Observation::new(sent, format_args!("client {seen}")))
 }
 
@@ -110,7 +137,7 @@ fn dnat(stage: &Stage, forward: &Forward, check: &mut Check<'_>) {
             (true, _) => probe::tcp(&client.ns, 0, at)?.seen,
             (false, _) => probe::udp(&client.ns, 0, at, b"datagram")?.seen,
         };
-        ensure!(seen.ip() == &client.v4, "{to} saw {seen}, not the client {}", client.v4);
+        ensure!(seen.ip() == client.v4, "{to} saw {seen}, not the client {}", client.v4);
         let sent = format!("{protocol} {} to {at}", client.v4);
         Ok(Observation::new(sent, format_args!("{to}: client {seen}")))
     });
@@ -221,7 +248,7 @@ pub fn refusals(stage: &Stage, check: &mut Check<'_>) {
 pub fn changes(stage: &mut Stage, check: &mut Check<'_>) {
     let target = stage.net.y.v4;
     let mut open = snat_host(stage).map(|host| TcpProbe::connect(&host.ns, 0, echo(target)));
-    let mut still_open = move || -> Result<SocketAddrV4> {
+    let mut still_open = move || -> Result<SocketAddr> {
         let probe = open.as_mut().context("no host has SNAT")?.as_mut();
         let probe = probe.map_err(|error| anyhow::anyhow!("{error:#}"))?;
         probe.echo("still here?")?;

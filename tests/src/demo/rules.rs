@@ -1,6 +1,6 @@
 //! The rules in force, as `vpc-gateway rules --json` tells them.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -55,6 +55,10 @@ pub struct Rules {
     pub snats: Vec<(Prefix, Ipv4Addr)>,
     /// Port forwards.
     pub forwards: Vec<Forward>,
+    /// External and inside address of the floating IPs in IPv6.
+    pub fips_v6: Vec<(Ipv6Addr, Ipv6Addr)>,
+    /// The external addresses of SNAT in IPv6.
+    pub snats_v6: Vec<Ipv6Addr>,
 }
 
 impl Rules {
@@ -80,7 +84,7 @@ impl Rules {
         self.eips.iter().find(|(_, eip)| *eip == address).map(|(name, _)| name.as_str())
     }
 
-    /// Reads the JSON of `rules` and of `status`. IPv6 rules are left out.
+    /// Reads the JSON of `rules` and of `status`.
     ///
     /// # Errors
     /// One has another shape.
@@ -100,6 +104,11 @@ impl Rules {
     fn add(&mut self, rule: &Value) -> Result<()> {
         let (from, to) = (text(rule, "from")?, text(rule, "to")?);
         if from.contains("::") {
+            match text(rule, "kind")? {
+                "fip" => self.fips_v6.push((from.parse()?, to.parse()?)),
+                "snat" => self.snats_v6.push(to.parse()?),
+                _ => {}
+            }
             return Ok(());
         }
         match text(rule, "kind")? {

@@ -2,7 +2,7 @@
 //! on the wire.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -71,7 +71,8 @@ pub fn serve_forever(port: u16) -> Result<()> {
 }
 
 fn bind(port: u16) -> Result<(UdpSocket, TcpListener)> {
-    let any = (Ipv4Addr::UNSPECIFIED, port);
+    // Both families: the kernel maps IPv4 into it.
+    let any = (Ipv6Addr::UNSPECIFIED, port);
     let udp = UdpSocket::bind(any).with_context(|| format!("failed to bind UDP port {port}"))?;
     let tcp = TcpListener::bind(any).with_context(|| format!("failed to bind TCP port {port}"))?;
     udp.set_read_timeout(Some(PAUSE))?;
@@ -84,6 +85,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 }
 
 fn greeting(peer: SocketAddr, name: &str) -> String {
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     format!("peer {peer} at {name}\n")
 }
 

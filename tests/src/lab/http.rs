@@ -1,7 +1,7 @@
 //! nginx in a namespace, and curl as its client.
 
 use std::fs;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -90,10 +90,15 @@ fn configuration(root: &Path) -> String {
 ///
 /// # Errors
 /// curl is missing, or the request fails.
-pub fn whoami(ns: &Netns, server: SocketAddrV4) -> Result<SocketAddrV4> {
+pub fn whoami(ns: &Netns, server: impl Into<SocketAddr>) -> Result<SocketAddr> {
+    let server = server.into();
     let body = ns.output(curl(3).arg(format!("http://{server}/")))?;
     let peer = body.trim().strip_prefix("peer ").with_context(|| format!("answer {body:?}"))?;
-    peer.parse().with_context(|| format!("answer {body:?}"))
+    // nginx puts no brackets around an IPv6 address.
+    let parts =
+        peer.rsplit_once(':').and_then(|(ip, port)| Some((ip.parse().ok()?, port.parse().ok()?)));
+    let (ip, port) = parts.with_context(|| format!("answer {body:?}"))?;
+    Ok(SocketAddr::new(ip, port))
 }
 
 /// A finished transfer.

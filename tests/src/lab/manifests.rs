@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::addresses::{A, B, D, LAN, VPC_NET, VPC_NET_2};
+use super::addresses::{A, B, D, LAN, VPC_NET, VPC_NET_2, v6};
 use super::echo::ECHO_PORT;
 use super::http::HTTP_PORT;
+use super::packet_table::Ip;
 use super::perf::IPERF_PORT;
 
 const fn external(host: u8) -> Ipv4Addr {
@@ -64,6 +65,9 @@ pub struct Manifests {
     pub snats: Vec<(String, String)>,
     /// Port forwards.
     pub dnats: Vec<Dnat>,
+    /// Whether every EIP has an IPv6 address too and every rule a twin in IPv6, by the plan of
+    /// [`v6`]. Twins are called `NAME-v6`.
+    pub ipv6: bool,
 }
 
 impl Manifests {
@@ -85,6 +89,7 @@ impl Manifests {
                 ("snat-wide".into(), "10.0.1.0/27".into()),
             ],
             dnats: Vec::new(),
+            ipv6: true,
         };
         manifests.forward("echo-tcp", "tcp", DNAT_ECHO, B, ECHO_PORT);
         manifests.forward("echo-udp", "udp", DNAT_ECHO, B, ECHO_PORT);
@@ -135,7 +140,8 @@ impl Manifests {
 
     /// All objects as one multi-document YAML.
     pub fn yaml(&self) -> String {
-        let mut out = subnets();
+        let mut out = subnets(self.ipv6);
+        let families: &[Ip] = if self.ipv6 { &Ip::ALL } else { &[Ip::V4] };
         let gateway = &self.gateway;
         let _ = write!(
             out,
@@ -143,38 +149,67 @@ impl Manifests {
              spec:\n  vpc: lab\n  subnet: net1\n  lanIp: {LAN}\n  externalSubnets: [external]\n  \
              routes:\n  - {{cidr: {VPC_NET_2}, nextHopIP: gateway}}\n"
         );
+        if self.ipv6 {
+            let net = v6_cidr(VPC_NET_2);
+            let _ = writeln!(out, "  - {{cidr: \"{net}\", nextHopIP: gateway}}");
+        }
         for (name, v4) in &self.eips {
-            let spec = format!("{{natGwDp: {gateway}, externalSubnet: external, v4ip: {v4}}}");
+            let v6ip = if self.ipv6 { format!(", v6ip: \"{}\"", v6(*v4)) } else { String::new() };
+            let spec =
+                format!("{{natGwDp: {gateway}, externalSubnet: external, v4ip: {v4}{v6ip}}}");
             object(&mut out, "IptablesEIP", name, &spec);
         }
-        for (eip, inside) in &self.fips {
-            let spec = format!("{{eip: {eip}, internalIp: {inside}}}");
-            object(&mut out, "IptablesFIPRule", eip, &spec);
-        }
-        for (eip, cidr) in &self.snats {
-            let spec = format!("{{eip: {eip}, internalCIDR: {cidr}}}");
-            object(&mut out, "IptablesSnatRule", &format!("for-{eip}"), &spec);
-        }
-        for dnat in &self.dnats {
-            let Dnat { name, eip, protocol, port, to, shared, annotations } = dnat;
-            let (host, inside) = (to.ip(), to.port());
-            let sharing = if *shared { ", type: share" } else { "" };
-            let metadata = format!("name: {name}, annotations: {{{annotations}}}");
-            let spec = format!(
-                "{{eip: {eip}, externalPort: \"{port}\", internalPort: \"{inside}\", \
-                 internalIp: {host}, protocol: {protocol}{sharing}}}"
-            );
-            annotated(&mut out, "IptablesDnatRule", &metadata, &spec);
+        for ip in families {
+            self.rules(*ip, &mut out);
         }
         out
     }
+
+    fn rules(&self, ip: Ip, out: &mut String) {
+        let twin = if ip == Ip::V6 { "-v6" } else { "" };
+        for (eip, inside) in &self.fips {
+            let spec = format!("{{eip: {eip}, internalIp: \"{}\"}}", ip.address(*inside));
+            object(out, "IptablesFIPRule", &format!("{eip}{twin}"), &spec);
+        }
+        for (eip, cidr) in &self.snats {
+            let cidr = if ip == Ip::V6 { v6_cidr(cidr) } else { cidr.clone() };
+            let spec = format!("{{eip: {eip}, internalCIDR: \"{cidr}\"}}");
+            object(out, "IptablesSnatRule", &format!("for-{eip}{twin}"), &spec);
+        }
+        for dnat in &self.dnats {
+            let Dnat { name, eip, protocol, port, to, shared, annotations } = dnat;
+            let (host, inside) = (ip.address(*to.ip()), to.port());
+            let sharing = if *shared { ", type: share" } else { "" };
+            let metadata = format!("name: {name}{twin}, annotations: {{{annotations}}}");
+            let spec = format!(
+                "{{eip: {eip}, externalPort: \"{port}\", internalPort: \"{inside}\", \
+                 internalIp: \"{host}\", protocol: {protocol}{sharing}}}"
+            );
+            annotated(out, "IptablesDnatRule", &metadata, &spec);
+        }
+    }
 }
 
-fn subnets() -> String {
-    let subnet = |name: &str, cidr: &str, gateway: &str, vpc: &str| {
+/// The IPv6 CIDR of the same hosts: [`v6`] writes the last byte in decimal, which takes a bit more.
+fn v6_cidr(cidr: &str) -> String {
+    let (network, bits) = cidr.split_once('/').expect("a CIDR");
+    let network = v6(network.parse().expect("an IPv4 network"));
+    let host_bits = 32 - bits.parse::<u32>().expect("a length");
+    let bits = if host_bits == 8 { 64 } else { 127 - host_bits };
+    format!("{network}/{bits}")
+}
+
+fn subnets(ipv6: bool) -> String {
+    let subnet = |name: &str, v4_cidr: &str, v4_gateway: &str, vpc: &str| {
+        let (mut cidr, mut gateway) = (v4_cidr.to_owned(), v4_gateway.to_owned());
+        if ipv6 {
+            cidr = format!("{cidr},{}", v6_cidr(v4_cidr));
+            gateway = format!("{gateway},{}", v6(v4_gateway.parse().expect("an address")));
+        }
+        let protocol = if ipv6 { "Dual" } else { "IPv4" };
         format!(
             "---\napiVersion: kubeovn.io/v1\nkind: Subnet\nmetadata: {{name: {name}}}\n\
-             spec: {{{vpc}protocol: IPv4, cidrBlock: {cidr}, gateway: {gateway}}}\n"
+             spec: {{{vpc}protocol: {protocol}, cidrBlock: \"{cidr}\", gateway: \"{gateway}\"}}\n"
         )
     };
     let mut out =

@@ -2,12 +2,12 @@
 //!
 //! The numbers are the rows of the table in the contract that this project keeps with Kube-OVN.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::RangeInclusive;
 
 use anyhow::{Result, ensure};
 
-use super::addresses::{A, B, C, D, LAN, WAN, X, Y};
+use super::addresses::{A, B, C, D, LAN, WAN, X, Y, v6};
 use super::checks::Observation;
 use super::echo::ECHO_PORT;
 use super::manifests::{
@@ -64,6 +64,32 @@ pub enum Over {
     Tcp,
 }
 
+/// The family that a row of the table is tried in. The rows are written in IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named as everybody does")]
+pub enum Ip {
+    V4,
+    V6,
+}
+
+impl Ip {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The address that stands for an IPv4 address of the lab.
+    pub fn address(self, v4_address: Ipv4Addr) -> IpAddr {
+        match self {
+            Self::V4 => v4_address.into(),
+            Self::V6 => v6(v4_address).into(),
+        }
+    }
+
+    /// The same for an endpoint.
+    pub fn endpoint(self, at: SocketAddrV4) -> SocketAddr {
+        SocketAddr::new(self.address(*at.ip()), at.port())
+    }
+}
+
 /// What becomes of the client's source port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Port {
@@ -101,27 +127,27 @@ impl Flow {
     ///
     /// # Errors
     /// It does not work, or the server saw someone else.
-    pub fn run(&self, net: &Topology, over: Over) -> Result<Observation> {
-        let ns = self.from.ns(net);
+    pub fn run(&self, net: &Topology, over: Over, ip: Ip) -> Result<Observation> {
+        let (ns, to) = (self.from.ns(net), ip.endpoint(self.to));
         let Exchange { local, seen, .. } = match over {
-            Over::Udp => probe::udp(ns, self.port, self.to, b"datagram"),
-            Over::UdpFragments => probe::udp(ns, self.port, self.to, &[0x5a; 4000]),
-            Over::Tcp => probe::tcp(ns, self.port, self.to),
+            Over::Udp => probe::udp(ns, self.port, to, b"datagram"),
+            Over::UdpFragments => probe::udp(ns, self.port, to, &[0x5a; 4000]),
+            Over::Tcp => probe::tcp(ns, self.port, to),
         }?;
-        let want = self.seen;
-        ensure!(seen.ip() == &want, "the server saw {seen}, not {want} (client {local})");
+        let want = ip.address(self.seen);
+        ensure!(seen.ip() == want, "the server saw {seen}, not {want} (client {local})");
         match &self.seen_port {
             Port::Kept => ensure!(seen.port() == local.port(), "{local} became {seen}"),
             Port::Within(range) => {
                 ensure!(range.contains(&seen.port()), "{local} became {seen}, not in {range:?}");
             }
         }
-        Ok(Observation::new(format_args!("{over:?} {local} to {}", self.to), seen))
+        Ok(Observation::new(format_args!("{over:?} {local} to {to}"), seen))
     }
 
     /// A name for one protocol of it.
-    pub fn title(&self, over: Over) -> String {
-        format!("row {} {} ({over:?})", self.row, self.name)
+    pub fn title(&self, over: Over, ip: Ip) -> String {
+        format!("row {} {} ({over:?} over {ip:?})", self.row, self.name)
     }
 }
 
@@ -254,15 +280,15 @@ impl Closed {
     ///
     /// # Errors
     /// It was accepted, or ended in another way.
-    pub fn run(&self, net: &Topology, over: Over) -> Result<Observation> {
-        let ns = self.from.ns(net);
+    pub fn run(&self, net: &Topology, over: Over, ip: Ip) -> Result<Observation> {
+        let (ns, to) = (self.from.ns(net), ip.endpoint(self.to));
         let refusal = match over {
-            Over::Tcp => probe::tcp_refused(ns, self.to)?,
-            Over::Udp | Over::UdpFragments => probe::udp_refused(ns, self.to)?,
+            Over::Tcp => probe::tcp_refused(ns, to)?,
+            Over::Udp | Over::UdpFragments => probe::udp_refused(ns, to)?,
         };
         let fits = (refusal == Refusal::Refused) == self.refused;
-        ensure!(fits, "{over:?} from {:?} to {} ended as {refusal:?}", self.from, self.to);
-        Ok(Observation::new(format_args!("{over:?} {:?} to {}", self.from, self.to), "nothing"))
+        ensure!(fits, "{over:?} from {:?} to {to} ended as {refusal:?}", self.from);
+        Ok(Observation::new(format_args!("{over:?} {:?} to {to}", self.from), "nothing"))
     }
 }
 

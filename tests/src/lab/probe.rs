@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,9 +21,9 @@ pub const SILENCE: Duration = Duration::from_millis(400);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exchange {
     /// The client's own address.
-    pub local: SocketAddrV4,
+    pub local: SocketAddr,
     /// The client's address as the server saw it.
-    pub seen: SocketAddrV4,
+    pub seen: SocketAddr,
     /// The first letter of the server's namespace: `b` for B.
     pub server: char,
 }
@@ -53,7 +53,8 @@ impl fmt::Display for Refusal {
 ///
 /// # Errors
 /// No answer, a wrong one, or one from another address.
-pub fn udp(ns: &Netns, port: u16, to: SocketAddrV4, payload: &[u8]) -> Result<Exchange> {
+pub fn udp(ns: &Netns, port: u16, to: impl Into<SocketAddr>, payload: &[u8]) -> Result<Exchange> {
+    let to = to.into();
     ns.enter(|| UdpProbe::connect(port, to)?.exchange(payload))?
         .with_context(|| format!("UDP to {to}"))
 }
@@ -69,8 +70,9 @@ impl UdpProbe {
     ///
     /// # Errors
     /// The port is taken or there is no route.
-    pub fn connect(port: u16, to: SocketAddrV4) -> Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    pub fn connect(port: u16, to: impl Into<SocketAddr>) -> Result<Self> {
+        let to = to.into();
+        let socket = UdpSocket::bind((any(to), port))?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         Ok(Self { socket })
@@ -89,7 +91,7 @@ impl UdpProbe {
     /// # Errors
     /// No answer, or a wrong one.
     pub fn exchange(&self, payload: &[u8]) -> Result<Exchange> {
-        let local = ipv4(self.socket.local_addr()?)?;
+        let local = self.socket.local_addr()?;
         self.socket.send(payload).context("failed to send")?;
         let mut buffer = vec![0; 65536];
         let length = self.socket.recv(&mut buffer).context("no answer")?;
@@ -104,7 +106,8 @@ impl UdpProbe {
 ///
 /// # Errors
 /// A server answered.
-pub fn udp_refused(ns: &Netns, to: SocketAddrV4) -> Result<Refusal> {
+pub fn udp_refused(ns: &Netns, to: impl Into<SocketAddr>) -> Result<Refusal> {
+    let to = to.into();
     ns.enter(|| {
         let probe = UdpProbe::connect(0, to)?;
         probe.set_patience(SILENCE)?;
@@ -124,8 +127,9 @@ pub fn udp_refused(ns: &Netns, to: SocketAddrV4) -> Result<Refusal> {
 ///
 /// # Errors
 /// It was accepted.
-pub fn tcp_refused(ns: &Netns, to: SocketAddrV4) -> Result<Refusal> {
-    ns.enter(|| match TcpStream::connect_timeout(&to.into(), SILENCE) {
+pub fn tcp_refused(ns: &Netns, to: impl Into<SocketAddr>) -> Result<Refusal> {
+    let to = to.into();
+    ns.enter(|| match TcpStream::connect_timeout(&to, SILENCE) {
         Ok(stream) => bail!("accepted by {:?}", stream.peer_addr()),
         Err(error) => refusal(&error),
     })?
@@ -145,21 +149,22 @@ impl TcpProbe {
     ///
     /// # Errors
     /// No connection, or no greeting.
-    pub fn connect(ns: &Netns, port: u16, to: SocketAddrV4) -> Result<Self> {
+    pub fn connect(ns: &Netns, port: u16, to: impl Into<SocketAddr>) -> Result<Self> {
+        let to = to.into();
         ns.enter(|| Self::connect_here(port, to))?.with_context(|| format!("TCP to {to}"))
     }
 
-    fn connect_here(port: u16, to: SocketAddrV4) -> Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    fn connect_here(port: u16, to: SocketAddr) -> Result<Self> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
         if port != 0 {
             socket.set_reuse_address(true)?;
-            socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into())?;
+            socket.bind(&SocketAddr::new(any(to), port).into())?;
         }
         socket.connect_timeout(&to.into(), PATIENCE).context("no connection")?;
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        let local = ipv4(stream.local_addr()?)?;
+        let local = stream.local_addr()?;
         let mut reader = BufReader::new(stream);
         let mut greeting = String::new();
         reader.read_line(&mut greeting).context("no greeting")?;
@@ -204,7 +209,8 @@ impl TcpProbe {
 ///
 /// # Errors
 /// As [`TcpProbe::connect`] and [`TcpProbe::echo`].
-pub fn tcp(ns: &Netns, port: u16, to: SocketAddrV4) -> Result<Exchange> {
+pub fn tcp(ns: &Netns, port: u16, to: impl Into<SocketAddr>) -> Result<Exchange> {
+    let to = to.into();
     let mut probe = TcpProbe::connect(ns, port, to)?;
     probe.echo("hello").with_context(|| format!("TCP to {to}"))?;
     Ok(probe.exchange)
@@ -214,15 +220,20 @@ pub fn tcp(ns: &Netns, port: u16, to: SocketAddrV4) -> Result<Exchange> {
 ///
 /// # Errors
 /// No reply with this identifier and sequence number.
-pub fn icmp_echo(ns: &Netns, to: Ipv4Addr, id: u16, payload: usize) -> Result<Ipv4Addr> {
+pub fn icmp_echo(ns: &Netns, to: impl Into<IpAddr>, id: u16, payload: usize) -> Result<IpAddr> {
+    let to = to.into();
     ns.enter(|| icmp_echo_here(to, id, payload))?.with_context(|| format!("ping {to}"))
 }
 
-fn icmp_echo_here(to: Ipv4Addr, id: u16, payload: usize) -> Result<Ipv4Addr> {
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
+fn icmp_echo_here(to: IpAddr, id: u16, payload: usize) -> Result<IpAddr> {
+    let (domain, protocol, request_type, reply_type) = match to {
+        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8, 0),
+        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128, 129),
+    };
+    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-    let request = echo_request(id, payload);
-    socket.send_to(&request, &SocketAddrV4::new(to, 0).into())?;
+    let request = echo_request(request_type, id, payload);
+    socket.send_to(&request, &SocketAddr::new(to, 0).into())?;
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         let mut buffer = [MaybeUninit::uninit(); 65536];
@@ -230,18 +241,20 @@ fn icmp_echo_here(to: Ipv4Addr, id: u16, payload: usize) -> Result<Ipv4Addr> {
         // SAFETY: the kernel filled the first `length` bytes.
         let packet: Vec<u8> =
             buffer[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
-        let header = usize::from(packet[0] & 0x0f) * 4;
+        // Of IPv6 the socket gives no header.
+        let header = if to.is_ipv4() { usize::from(packet[0] & 0x0f) * 4 } else { 0 };
         let Some(message) = packet.get(header..) else { continue };
-        let from = from.as_socket_ipv4().context("not an IPv4 sender")?;
-        if message.first() == Some(&0) && message.get(4..) == Some(&request[4..]) {
-            return Ok(*from.ip());
+        let from = from.as_socket().context("not an IP sender")?;
+        if message.first() == Some(&reply_type) && message.get(4..) == Some(&request[4..]) {
+            return Ok(from.ip());
         }
     }
     bail!("no echo reply");
 }
 
-fn echo_request(id: u16, payload: usize) -> Vec<u8> {
-    let mut message = vec![8, 0, 0, 0];
+/// The kernel sums up what a raw ICMPv6 socket sends.
+fn echo_request(kind: u8, id: u16, payload: usize) -> Vec<u8> {
+    let mut message = vec![kind, 0, 0, 0];
     message.extend(id.to_be_bytes());
     message.extend(1_u16.to_be_bytes());
     message.extend((0..payload).map(|position| position.to_le_bytes()[0]));
@@ -304,7 +317,7 @@ fn split_line(bytes: &[u8]) -> Result<(&str, &[u8])> {
     Ok((std::str::from_utf8(&bytes[..end])?, &bytes[end + 1..]))
 }
 
-fn peer_of(greeting: &str) -> Result<(SocketAddrV4, char)> {
+fn peer_of(greeting: &str) -> Result<(SocketAddr, char)> {
     let parse = || {
         let (peer, server) = greeting.strip_prefix("peer ")?.split_once(" at ")?;
         Some((peer.parse().ok()?, server.chars().next()?))
@@ -312,9 +325,10 @@ fn peer_of(greeting: &str) -> Result<(SocketAddrV4, char)> {
     parse().with_context(|| format!("greeting {greeting:?}"))
 }
 
-fn ipv4(address: SocketAddr) -> Result<SocketAddrV4> {
-    match address {
-        SocketAddr::V4(address) => Ok(address),
-        SocketAddr::V6(address) => bail!("{address} is not IPv4"),
+/// The unspecified address of the family of `to`.
+fn any(to: SocketAddr) -> IpAddr {
+    match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }

@@ -9,7 +9,7 @@ use super::capture::{Capture, Filter, Packet, summary};
 use super::checks::{Checks, Observation};
 use super::echo::{ECHO_PORT, EchoServers};
 use super::manifests::{DNAT_ECHO, DNAT_HTTP, EIP_FIP, EIP_SNAT, EIP_UNUSED};
-use super::packet_table::{CLOSED, Over, PINGS, Ping, UNMATCHED, Who, flows, unmatched_flows};
+use super::packet_table::{CLOSED, Ip, Over, PINGS, Ping, UNMATCHED, Who, flows, unmatched_flows};
 use super::topology::Topology;
 use super::{http, probe};
 
@@ -28,22 +28,25 @@ pub enum Unmatched {
 /// All rows, and that nothing with a private source is ever seen outside.
 pub fn run(net: &Topology, unmatched: Unmatched, checks: &mut Checks) {
     let leaks = Capture::start(&net.x.ns, "ext", Filter::PrivateSource);
-    for flow in flows() {
-        for over in flow.over {
-            checks.check(&flow.title(*over), || flow.run(net, *over));
+    for ip in Ip::ALL {
+        for flow in flows() {
+            for over in flow.over {
+                checks.check(&flow.title(*over, ip), || flow.run(net, *over, ip));
+            }
         }
     }
     for ping in PINGS {
         checks.check(&format!("row {} {}", ping.row, ping.name), || run_ping(net, ping));
+        checks.check(&format!("row {} {} (IPv6)", ping.row, ping.name), || ping6(net, ping));
     }
     let mut closed = CLOSED.to_vec();
     if unmatched == Unmatched::Drop {
         closed.extend(UNMATCHED);
     }
-    for case in closed {
+    for (case, ip) in closed.iter().flat_map(|case| Ip::ALL.map(|ip| (case, ip))) {
         for over in [Over::Udp, Over::Tcp] {
-            let name = format!("row {} {} from {:?} ({over:?})", case.row, case.name, case.from);
-            checks.check(&name, || case.run(net, over));
+            let name = format!("row {} {} from {:?}", case.row, case.name, case.from);
+            checks.check(&format!("{name} ({over:?} over {ip:?})"), || case.run(net, over, ip));
         }
     }
     single_cases(net, checks);
@@ -51,9 +54,9 @@ pub fn run(net: &Topology, unmatched: Unmatched, checks: &mut Checks) {
         checks.check("no packet with a private source was seen outside", || no_leak(leaks));
         return;
     }
-    for flow in unmatched_flows() {
+    for (flow, ip) in unmatched_flows().iter().flat_map(|flow| Ip::ALL.map(|ip| (flow, ip))) {
         for over in flow.over {
-            checks.check(&flow.title(*over), || flow.run(net, *over));
+            checks.check(&flow.title(*over, ip), || flow.run(net, *over, ip));
         }
     }
 }
@@ -64,7 +67,10 @@ fn single_cases(net: &Topology, checks: &mut Checks) {
     });
     checks
         .check("row 3 protocol 99 from the FIP host", || raw(net, Who::A, Y, Who::Y, (EIP_FIP, Y)));
-    checks.check("row 8 HTTP through DNAT", || http_through_dnat(net));
+    for ip in Ip::ALL {
+        let name = format!("row 8 HTTP through DNAT over {ip:?}");
+        checks.check(&name, || http_through_dnat(net, ip));
+    }
     checks.check("row 9 replies of a DNAT flow keep its EIP", || dnat_reply(net));
     checks.check("row 17 a socket of the gateway answers on an EIP", || local_socket(net));
     checks.check("row 18 unsolicited packets reach no host", || unsolicited(net));
@@ -116,6 +122,14 @@ fn run_ping(net: &Topology, ping: &Ping) -> Result<Observation> {
     Ok(Observation::new(sent, format_args!("{source}, id {}", request.icmp_id())))
 }
 
+/// That a ping over IPv6 is answered, by the one that was asked.
+fn ping6(net: &Topology, ping: &Ping) -> Result<Observation> {
+    let (id, to) = (8000 + u16::from(ping.row), Ip::V6.address(ping.to));
+    let replier = probe::icmp_echo(ping.from.ns(net), to, id, 56)?;
+    ensure!(replier == to, "{replier} replied");
+    Ok(Observation::new(format_args!("ping {:?} to {to}, id {id}", ping.from), "a reply"))
+}
+
 fn raw(
     net: &Topology,
     from: Who,
@@ -133,10 +147,11 @@ fn raw(
     Ok(Observation::new(format_args!("protocol 99 {from:?} to {to}"), seen))
 }
 
-fn http_through_dnat(net: &Topology) -> Result<Observation> {
-    let seen = http::whoami(&net.y.ns, DNAT_HTTP)?;
-    ensure!(seen.ip() == &Y, "nginx saw {seen}");
-    Ok(Observation::new(format_args!("GET http://{DNAT_HTTP}/ from Y"), seen))
+fn http_through_dnat(net: &Topology, ip: Ip) -> Result<Observation> {
+    let server = ip.endpoint(DNAT_HTTP);
+    let seen = http::whoami(&net.y.ns, server)?;
+    ensure!(seen.ip() == ip.address(Y), "nginx saw {seen}");
+    Ok(Observation::new(format_args!("GET http://{server}/ from Y"), seen))
 }
 
 fn dnat_reply(net: &Topology) -> Result<Observation> {
