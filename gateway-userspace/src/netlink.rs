@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::stream::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -157,6 +157,11 @@ impl Netlink {
             // It must work at once, and our own announcement tells whoever holds it.
             let flags = AddressAttribute::Flags(AddressFlags::Nodad);
             request.message_mut().attributes.push(flags);
+            // Deprecated (RFC 4862 section 5.5.4): the gateway's own connections must leave with its
+            // own address, where the kernel would take the last one that was added.
+            let mut lifetimes = CacheInfo::default();
+            (lifetimes.ifa_preferred, lifetimes.ifa_valid) = (0, u32::MAX);
+            request.message_mut().attributes.push(AddressAttribute::CacheInfo(lifetimes));
         }
         accept(request.execute().await, Errno::EEXIST)
             .map_err(refused("add address", address.to_string()))
