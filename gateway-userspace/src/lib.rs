@@ -30,6 +30,7 @@ pub mod egress;
 pub mod encode;
 pub mod host;
 pub mod image;
+pub mod neighbors;
 pub mod netlink;
 pub mod netns;
 pub mod plan;

@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::stream::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -18,6 +20,8 @@ use rtnetlink::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+
+use crate::dataplane::xdp::XdpOnInterface;
 
 /// A question to the kernel or an order was refused.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +59,8 @@ pub struct Interface {
     pub mac: Option<[u8; 6]>,
     /// Whether it is up.
     pub up: bool,
+    /// Its XDP program, if it has one.
+    pub xdp: Option<XdpOnInterface>,
 }
 
 /// A route of the main table.
@@ -278,11 +284,13 @@ fn interface(name: &str, link: &LinkMessage) -> Interface {
         kind: None,
         mac: None,
         up: link.header.flags.contains(LinkFlags::Up),
+        xdp: None,
     };
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::Mtu(mtu) => found.mtu = *mtu,
             LinkAttribute::Address(octets) => found.mac = octets.as_slice().try_into().ok(),
+            LinkAttribute::Xdp(about) => found.xdp = xdp(about),
             LinkAttribute::LinkInfo(about) => {
                 found.kind = about.iter().find_map(|one| match one {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),
@@ -293,6 +301,15 @@ fn interface(name: &str, link: &LinkMessage) -> Interface {
         }
     }
     found
+}
+
+fn xdp(attributes: &[LinkXdp]) -> Option<XdpOnInterface> {
+    let generic = |one: &LinkXdp| matches!(one, LinkXdp::Attached(XdpAttached::SocketBuffer));
+    let program_id = attributes.iter().find_map(|one| match one {
+        LinkXdp::ProgId(id) if *id != 0 => Some(*id),
+        _ => None,
+    })?;
+    Some(XdpOnInterface { program_id, generic: attributes.iter().any(generic) })
 }
 
 fn address(message: &AddressMessage) -> Option<IpNet> {

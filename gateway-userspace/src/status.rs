@@ -63,6 +63,9 @@ pub struct InterfaceStatus {
     pub attach: AttachKind,
     /// The kernel's id of the program.
     pub program_id: u32,
+    /// The one of the XDP program in front of it, if there is one.
+    #[serde(default)]
+    pub xdp_program_id: Option<u32>,
 }
 
 /// An external address.

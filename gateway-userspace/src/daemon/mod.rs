@@ -10,6 +10,7 @@
 //! Whatever goes wrong after the start is a problem in the status and a line in the log; what runs
 //! keeps running. When the process ends, however it ends, programs and maps stay.
 
+mod accelerate;
 mod around;
 mod rounds;
 
@@ -21,14 +22,15 @@ use std::time::Duration;
 
 use gateway_common::records::{HostLimits, Timeouts, Unmatched};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::announce::Announcer;
 use crate::dataplane::kernel::{Attachment, Kernel, KernelError, KernelOptions, Side};
-use crate::dataplane::mode::{Choice, ModeArgument, Unsupported};
+use crate::dataplane::mode::{self, Choice, Mode, ModeArgument, Unsupported};
 use crate::desired::{DesiredState, Previous};
 use crate::host::{HostState, Present};
+use crate::neighbors::Interfaces;
 use crate::netlink::{self, Interface, Netlink, NetlinkError};
 use crate::reconcile::Reconciler;
 use crate::source::SourceError;
@@ -74,6 +76,10 @@ pub struct Settings {
 }
 
 impl Settings {
+    fn mode(&self, interface: &str) -> Mode {
+        mode::requested(&self.modes, interface)
+    }
+
     fn interface(&self, side: Side) -> &str {
         match side {
             Side::Internal => &self.internal,
@@ -134,6 +140,7 @@ struct Problems(BTreeMap<Step, Vec<String>>);
 enum Step {
     Manifests,
     Interfaces,
+    Xdp,
     Maps,
     Host,
 }
@@ -191,6 +198,8 @@ pub struct Daemon {
     previous: Previous,
     desired: DesiredState,
     ports: BTreeMap<Side, Port>,
+    /// What XDP is told of, once there is XDP.
+    xdp: Option<watch::Sender<Interfaces>>,
     present: Present,
     owned: HostState,
     announcer: Announcer,
@@ -357,6 +366,7 @@ impl Port {
             reason: self.choice.reason.clone(),
             attach: attachment.kind,
             program_id: attachment.program_id,
+            xdp_program_id: attachment.xdp_program_id,
         })
     }
 }

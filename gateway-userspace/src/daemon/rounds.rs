@@ -7,7 +7,8 @@ use super::{Daemon, DaemonError, Port, Problems, Settings, Step, chain, log, log
 use crate::announce::Announcer;
 use crate::clock;
 use crate::dataplane::kernel::{Kernel, Side};
-use crate::dataplane::{mode, recount};
+use crate::dataplane::mode::{self, Candidate};
+use crate::dataplane::{features, recount};
 use crate::desired::{self, Allocations, Previous, Resolution};
 use crate::encode::{self, Surroundings};
 use crate::host::{self, Present};
@@ -43,6 +44,7 @@ impl Daemon {
             previous,
             desired,
             ports,
+            xdp: None,
             present: Present::default(),
             owned,
             announcer: Announcer::default(),
@@ -56,6 +58,7 @@ impl Daemon {
         };
         daemon.adopt_state(resolution);
         daemon.first_round()?;
+        daemon.accelerate()?;
         daemon.look_around().await;
         daemon.settle_host().await;
         daemon.ready = true;
@@ -160,6 +163,9 @@ impl Daemon {
         }
         self.ready = problems.is_empty();
         self.problems.set(Step::Interfaces, problems);
+        if let Err(error) = self.accelerate() {
+            self.problems.set(Step::Xdp, vec![chain(&error)]);
+        }
         self.look_around().await;
         self.settle_host().await;
         self.report();
@@ -254,12 +260,10 @@ impl Daemon {
         let Some(port) = self.ports.get_mut(&side) else { return Ok(()) };
         let attachment = self.maps.dataplane().attach(side, &port.interface.name)?;
         log(format_args!(
-            "{}: {} interface, {} by {} ({}), program {}",
+            "{}: {} interface, tc by {}, program {}",
             port.interface.name,
             side.as_str(),
-            port.choice.mode,
             attachment.kind,
-            port.choice.reason,
             attachment.program_id
         ));
         port.attachment = Some(attachment);
@@ -276,7 +280,10 @@ async fn ports(
     for side in Side::ALL {
         let interface = netlink.interface(settings.interface(side)).await?;
         let requested = mode::requested(&settings.modes, &interface.name);
-        let choice = mode::choose(&interface.name, requested, interface.kind.as_deref())?;
+        let features = features::query(interface.index);
+        let kind = interface.kind.as_deref();
+        let candidate = Candidate { name: &interface.name, kind, features };
+        let choice = mode::choose(&candidate, requested)?;
         ports.insert(side, Port { interface, choice, attachment: None });
     }
     Ok(ports)

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, TestRun as _, TestRunOptions};
 
 use gateway_common::verdict::SESSIONS_OPENED;
@@ -10,10 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use super::attach::{self, AttachError, AttachKind};
 use super::maps::{Maps, MapsError};
+use super::neighbors::NeighborMaps;
 use super::pins::{Pins, PinsError, layouts};
 use super::probe::{self, ProbeError};
+use super::xdp::{self, XdpError};
 use super::{Applied, Dataplane, Swept};
 use crate::image::MapImage;
+use crate::netlink::Interface;
 use crate::plan::{Families, Plan};
 
 /// How much of a verifier log is worth reading.
@@ -52,6 +55,20 @@ impl Side {
             Self::External => "tc_external",
         }
     }
+
+    const fn xdp_program(self) -> &'static str {
+        match self {
+            Self::Internal => "xdp_internal",
+            Self::External => "xdp_external",
+        }
+    }
+
+    const fn xdp_link(self) -> &'static str {
+        match self {
+            Self::Internal => "xdp-internal",
+            Self::External => "xdp-external",
+        }
+    }
 }
 
 /// What can go wrong with the kernel.
@@ -69,6 +86,14 @@ pub enum KernelError {
     /// An attachment.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// An XDP program.
+    #[error("failed to attach XDP to {interface}")]
+    Xdp {
+        /// The interface.
+        interface: String,
+        /// The cause.
+        source: Box<XdpError>,
+    },
     /// The object is not usable.
     #[error("failed to load the eBPF object")]
     Object(#[source] Box<EbpfError>),
@@ -163,7 +188,64 @@ impl Kernel {
         let info = program
             .info()
             .map_err(|source| KernelError::Program { program: name, source: Box::new(source) })?;
-        Ok(Attachment { kind, program_id: info.id() })
+        Ok(Attachment { kind, program_id: info.id(), xdp_program_id: None })
+    }
+
+    /// Puts the XDP program of a side on an interface, in front of the other one, or in place of the
+    /// one that is there. Returns its id.
+    ///
+    /// # Errors
+    ///
+    /// When the verifier or the driver refuses. Then no program of ours is in front.
+    pub fn accelerate(
+        &mut self,
+        side: Side,
+        interface: &Interface,
+        generic: bool,
+    ) -> Result<u32, KernelError> {
+        let (name, pin) = (side.xdp_program(), self.pins.link(side.xdp_link()));
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(KernelError::NoProgram(name))?;
+        match program.load() {
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+            Err(error) => return Err(refused(error, name)),
+        }
+        let failed = |source| KernelError::Xdp {
+            interface: interface.name.clone(),
+            source: Box::new(source),
+        };
+        xdp::attach(program, interface.index, &pin, generic, interface.xdp).map_err(failed)?;
+        let info = program
+            .info()
+            .map_err(|source| KernelError::Program { program: name, source: Box::new(source) })?;
+        Ok(info.id())
+    }
+
+    /// Takes the XDP program of a side away, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// When its pin cannot be removed.
+    pub fn decelerate(&mut self, side: Side) -> Result<(), KernelError> {
+        Ok(super::pins::remove(&self.pins.link(side.xdp_link()))?)
+    }
+
+    /// The maps from which XDP knows neighbours.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be opened.
+    pub fn neighbors(&self) -> Result<NeighborMaps, KernelError> {
+        NeighborMaps::open(&self.pins).map_err(|source| {
+            KernelError::Maps(MapsError::Access {
+                operation: "open",
+                map: "of neighbours".to_owned(),
+                source,
+            })
+        })
     }
 
     /// The maps.
@@ -191,6 +273,8 @@ pub struct Attachment {
     pub kind: AttachKind,
     /// The kernel's id of the program.
     pub program_id: u32,
+    /// The one of the XDP program in front of it, if there is one.
+    pub xdp_program_id: Option<u32>,
 }
 
 impl Dataplane for Kernel {
@@ -259,7 +343,12 @@ pub(crate) fn load_program(
     program: &mut SchedClassifier,
     name: &'static str,
 ) -> Result<(), KernelError> {
-    program.load().map_err(|error| match error {
+    program.load().map_err(|error| refused(error, name))
+}
+
+/// What is worth reading of a program that could not be loaded.
+fn refused(error: ProgramError, name: &'static str) -> KernelError {
+    match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
             let lines: Vec<_> = log.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -272,5 +361,5 @@ pub(crate) fn load_program(
             KernelError::Verifier { program: name, reason, log: tail.join("\n") }
         }
         other => KernelError::Program { program: name, source: Box::new(other) },
-    })
+    }
 }

@@ -9,7 +9,9 @@ use gateway_common::records::{
     Slots, SnatKey,
 };
 use gateway_common::tuple::Tuple;
-use gateway_common::verdict::{SESSIONS_CLOSED, SESSIONS_OPENED};
+use gateway_common::verdict::{
+    DropReason, PassReason, SESSIONS_CLOSED, SESSIONS_OPENED, XDP_FORWARDED,
+};
 
 use std::collections::BTreeMap;
 
@@ -59,6 +61,7 @@ pub struct Maps {
     draining: HashMap<MapData, u32, Raw<Draining>>,
     rule_counters: PerCpuArray<MapData, Raw<Counter>>,
     counters: PerCpuArray<MapData, Raw<Counter>>,
+    xdp_counters: PerCpuArray<MapData, Raw<Counter>>,
     v4: FamilyMaps<V4>,
     v6: FamilyMaps<V6>,
 }
@@ -88,6 +91,7 @@ impl Maps {
             draining: open(pins, "DRAINING")?,
             rule_counters: open(pins, "RULE_COUNTERS")?,
             counters: open(pins, "COUNTERS")?,
+            xdp_counters: open(pins, "XDP_COUNTERS")?,
             v4: FamilyMaps::open(pins)?,
             v6: FamilyMaps::open(pins)?,
         })
@@ -219,6 +223,30 @@ impl Maps {
     /// When the map cannot be read.
     pub fn counter(&self, index: u32) -> Result<Counter, MapsError> {
         sum(&self.counters, index).map_err(failed("read", "COUNTERS".into()))
+    }
+
+    /// A counter of the XDP programs, summed over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn xdp_counter(&self, index: u32) -> Result<Counter, MapsError> {
+        sum(&self.xdp_counters, index).map_err(failed("read", "XDP_COUNTERS".into()))
+    }
+
+    /// How many packets XDP has finished, and how many it has seen.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn xdp_share(&self) -> Result<(u64, u64), MapsError> {
+        let reasons = PassReason::ALL.iter().map(|reason| reason.counter());
+        let reasons = reasons.chain(DropReason::ALL.iter().map(|reason| reason.counter()));
+        let finished = self.xdp_counter(XDP_FORWARDED)?.packets;
+        let left: u64 = reasons
+            .map(|index| self.xdp_counter(index).map(|counter| counter.packets))
+            .sum::<Result<_, _>>()?;
+        Ok((finished, finished + left))
     }
 
     /// How many sessions there are, by their counters: counting the entries would take long.

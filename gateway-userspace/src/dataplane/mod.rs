@@ -5,6 +5,9 @@
 //!        ├─ pins     the directory in bpffs: what is adopted and what is not
 //!        ├─ attach   programs on interfaces: TCX links, else clsact filters
 //!        ├─ recount  session counts of EIPs and hosts against the sessions
+//!        ├─ xdp      the programs in front of them
+//!        ├─ features what an interface's driver can do with XDP
+//!        ├─ neighbors what XDP knows of next hops
 //!        ├─ probe    what this kernel and this process can do
 //!        ├─ mode     which hook an interface gets, and why (pure)
 //!        └─ raw      all unsafe code of this crate
@@ -12,15 +15,18 @@
 //! ```
 
 pub mod attach;
+pub mod features;
 pub mod kernel;
 pub mod maps;
 pub mod memory;
 pub mod mode;
+pub mod neighbors;
 pub mod object;
 pub mod pins;
 pub mod probe;
 pub(crate) mod raw;
 pub mod recount;
+pub mod xdp;
 
 pub(crate) use self::raw::link_address;
 

@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use gateway_common::verdict::{DropReason, PassReason};
+use gateway_common::records::Counter;
+use gateway_common::verdict::{DropReason, PassReason, XDP_FORWARDED};
 use serde::Serialize;
 
 use super::ShowOptions;
 use crate::cli::table::Table;
 use crate::cli::{print, print_json};
-use crate::dataplane::maps::Maps;
 
 /// Options of `vpc-gateway drops`.
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,8 @@ pub struct Options {
 /// A reason with its counter.
 #[derive(Debug, Serialize)]
 struct Shown {
-    /// `drop`, or `pass` for what is left to the kernel.
+    /// `drop`; `pass` for what is left to the kernel; for XDP `xdp` for what it has finished and
+    /// `xdp-pass` for what it left to TC, which counts again what it does not forward either.
     verdict: &'static str,
     reason: &'static str,
     packets: u64,
@@ -37,11 +38,20 @@ struct Shown {
 pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
     let (_, maps) = options.show.maps()?;
     let mut shown = Vec::new();
-    for reason in DropReason::ALL {
-        shown.push(counted(&maps, "drop", reason.as_str(), reason.help(), reason.counter())?);
+    let drops = DropReason::ALL.iter().map(|one| (one.as_str(), one.help(), one.counter()));
+    let passes = PassReason::ALL.iter().map(|one| (one.as_str(), one.help(), one.counter()));
+    let of_tc = PassReason::ALL.iter().filter(|reason| !reason.is_of_xdp());
+    let of_tc = of_tc.map(|one| (one.as_str(), one.help(), one.counter()));
+    for (verdict, list) in [("drop", drops.clone().collect::<Vec<_>>()), ("pass", of_tc.collect())]
+    {
+        for (reason, help, index) in list {
+            shown.push(Shown::new(verdict, reason, help, maps.counter(index)?));
+        }
     }
-    for reason in PassReason::ALL.iter().filter(|reason| !reason.is_of_xdp()) {
-        shown.push(counted(&maps, "pass", reason.as_str(), reason.help(), reason.counter())?);
+    let finished = ("forwarded", "Finished by XDP, which TC never saw.", XDP_FORWARDED);
+    for (reason, help, index) in std::iter::once(finished).chain(passes).chain(drops) {
+        let verdict = if index == XDP_FORWARDED { "xdp" } else { "xdp-pass" };
+        shown.push(Shown::new(verdict, reason, help, maps.xdp_counter(index)?));
     }
     if options.show.json {
         print_json(&shown)?;
@@ -61,13 +71,13 @@ pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn counted(
-    maps: &Maps,
-    verdict: &'static str,
-    reason: &'static str,
-    help: &'static str,
-    index: u32,
-) -> Result<Shown> {
-    let counter = maps.counter(index)?;
-    Ok(Shown { verdict, reason, packets: counter.packets, bytes: counter.bytes, help })
+impl Shown {
+    const fn new(
+        verdict: &'static str,
+        reason: &'static str,
+        help: &'static str,
+        counter: Counter,
+    ) -> Self {
+        Self { verdict, reason, packets: counter.packets, bytes: counter.bytes, help }
+    }
 }

@@ -33,6 +33,8 @@ struct Shown {
     sessions: u64,
     /// How many there can be.
     max_sessions: usize,
+    /// How many packets XDP has finished, and how many it has seen.
+    xdp: (u64, u64),
     /// How many candidates new sessions took to find their port, since the maps were made.
     port_tries: Vec<PortTries>,
 }
@@ -76,6 +78,7 @@ pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
         running: holder.is_some(),
         sessions: maps.as_ref().map_or(Ok(0), Maps::open_sessions)?,
         max_sessions: maps.as_ref().map_or(0, |maps| maps.session_capacity() / 2),
+        xdp: maps.as_ref().map_or(Ok((0, 0)), Maps::xdp_share)?,
         port_tries: maps.as_ref().map_or(Ok(Vec::new()), port_tries)?,
         status,
     };
@@ -107,6 +110,12 @@ fn text(shown: &Shown) -> String {
         shown.max_sessions,
         status.pins.display(),
     );
+    if let (finished, seen @ 1..) = shown.xdp {
+        let percent = finished as f64 * 100.0 / seen as f64;
+        text.push_str(&format!(
+            "xdp         finished {finished} of {seen} packets ({percent:.1} %)\n"
+        ));
+    }
     let tries: Vec<_> = shown
         .port_tries
         .iter()
