@@ -460,6 +460,18 @@ fn a_mistake_loses_nothing_that_was_active() {
     }
 }
 
+// Found by the fuzzer: the second mistake is about the gateway in its old form.
+#[test]
+fn a_gateway_outlives_two_mistakes_at_once() {
+    let first = gw1(&base(), &Allocations::default());
+    let text = base().replacen("vpc: test-vpc-1", "vpc: another", 1);
+    let text = text.replace("  lanIp: 10.0.1.254", "     lanIp: 10.0.1.254");
+    let second = resolve_after(&parse(&text), "gw1", &previous(&first));
+    assert!(second.state.is_some(), "{:#?}", messages(&second.rejections));
+    let third = resolve_after(&parse(&text), "gw1", &previous(&second));
+    assert_eq!(third.state, second.state, "{:#?}", messages(&third.rejections));
+}
+
 #[test]
 fn what_is_removed_is_gone() {
     let with = base() + &object("IptablesFIPRule", "more", "eip: eip-free, internalIp: 10.0.1.40");

@@ -38,7 +38,7 @@ pub use self::state::{
     Affinity, Backend, DesiredState, Dnat, DnatKey, Eip, Fip, Gateway, MAX_WEIGHT, NatBehavior,
     NatFiltering, NatMapping, Network, Owner, Port, Protocol, Sharing, Snat, SnatEip,
 };
-use crate::crd::ObjectRef;
+use crate::crd::{Kind, ObjectRef};
 use crate::rejection::{Note, Rejection, Remark};
 use crate::source::{Snapshot, SourceObject};
 
@@ -132,6 +132,11 @@ pub fn resolve_all(snapshot: &Snapshot, previous: &Previous) -> Resolutions {
             reported.retain(|rejection| !all.rejections.contains(rejection));
             all.rejections.append(&mut reported);
             all.rejections.sort_by(|a, b| a.origin.cmp(&b.origin));
+            // A gateway is acted upon whatever is wrong with one of its fields: were it not active,
+            // the next round would lose it.
+            all.active.extend(kept.into_iter().filter(|(object, _)| {
+                object.kind == Kind::VpcNatGateway && all.states.contains_key(&object.name)
+            }));
             return all;
         }
         let replaced = |rejection: &Rejection| {
