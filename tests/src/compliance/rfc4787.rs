@@ -28,7 +28,7 @@ const REQUIREMENTS: &[Requirement] = &[
         .met(&["life::each_protocol_has_its_own_patience", "life::an_idle_session_ends_and_a_live_one_stays"]),
     may("REQ-5a", "Shorter for well-known destination ports").not_met("One timeout for all ports."),
     may("REQ-5b", "The timeout can be configured")
-        .not_met("The record in the maps has it; nothing sets it yet."),
+        .met(&["gateway-userspace/src/cli/run.rs::ranges_and_timeouts_are_checked"]).because("`--timeouts`."),
     should("REQ-5c", "Five minutes by default")
         .partly(&["life::an_idle_session_ends_and_a_live_one_stays"])
         .because("300 s once both sides have sent, 120 s before: a scan must not fill the table."),

@@ -30,7 +30,7 @@ const REQUIREMENTS: &[Requirement] = &[
             "life::each_protocol_has_its_own_patience",
         ])
         .because("7440 s and 240 s."),
-    may("REQ-5a", "The timeouts can be configured").not_met("As RFC 4787 REQ-5b."),
+    may("REQ-5a", "The timeouts can be configured").met(&["gateway-userspace/src/cli/run.rs::ranges_and_timeouts_are_checked"]).because("`--timeouts`."),
     should("REQ-6", "No application gateways but FTP's").met(&[]).because("There are none, not for FTP either."),
     must("REQ-7", "No port overloading").not_met("As RFC 4787 REQ-3."),
     must("REQ-8", "Hairpinning").met(&[

@@ -14,15 +14,21 @@ const REQUIREMENTS: &[Requirement] = &[
     must("REQ-3", "External addresses need not be contiguous")
         .met(&["snat::the_members_of_a_pool_share_the_sources"])
         .because("A pool is a list of EIPs, up to eight for one CIDR."),
-    must("REQ-4", "A limit of external ports per subscriber").not_met("There is none yet."),
-    must("REQ-4a", "It can be configured").not_met("As REQ-4."),
+    must("REQ-4", "A limit of external ports per subscriber")
+        .met(&["hosts::a_host_keeps_to_its_number_of_sessions", "hosts::another_host_is_not_limited_by_the_first", "hosts::a_hairpin_counts_for_the_host_that_opens_it"])
+        .because("A subscriber is an inside address; sessions are what is counted, as one port serves many remotes."),
+    must("REQ-4a", "It can be configured")
+        .met(&["hosts::a_host_keeps_to_its_number_of_sessions", "hosts::a_host_may_open_again_when_a_session_has_ended"])
+        .because("`--host-sessions`; no limit unless one is set."),
     may("REQ-4b", "Per protocol").not_met("As REQ-4."),
-    should("REQ-4c", "A limit of new mappings per time and subscriber").not_met("There is none yet."),
-    should("REQ-5", "A limit of memory per mapping and subscriber")
-        .partly(&["limits::a_full_table_refuses_and_leaves_the_others_alone"])
-        .because("A mapping has two entries of one size; all together are limited by `--max-sessions`."),
-    should("REQ-5a", "It can be configured").partly(&[]).because("All together by `--max-sessions`, not per subscriber."),
-    should("REQ-5b", "So can its rate").not_met("As REQ-4c."),
+    should("REQ-4c", "A limit of new mappings per time and subscriber")
+        .met(&["hosts::a_burst_then_the_rate"]),
+    should("REQ-5", "A limit of memory per mapping and subscriber").met(&[
+        "hosts::a_host_keeps_to_its_number_of_sessions",
+        "limits::a_full_table_refuses_and_leaves_the_others_alone",
+    ]).because("A mapping has two entries of one size; all together are limited by `--max-sessions`."),
+    should("REQ-5a", "It can be configured").met(&["hosts::a_host_keeps_to_its_number_of_sessions"]),
+    should("REQ-5b", "So can its rate").met(&["hosts::a_burst_then_the_rate"]),
     must("REQ-6", "Translation can be turned off for destinations")
         .partly(&["unmatched::a_source_without_rule_is_forwarded_if_asked"])
         .because("By source, by leaving it without a rule; not by destination: Kube-OVN's SNAT rules have none."),
