@@ -73,7 +73,7 @@ cat /run/log
 
 section cases
 export VPC_GATEWAY_EBPF_OBJECT=/vpc-gateway.o GATEWAY_REQUIRE_KERNEL=1
-packet-cases --nocapture every_case_in_the_kernel
+packet-cases --nocapture --exact every_case_in_the_kernel_over_both
 echo "exit code $?"
 section end
 sync
