@@ -144,8 +144,13 @@ fn traffic_goes_on_when_neighbours_and_links_are_lost_and_come_back() {
 #[test]
 fn ipv6_without_rules_goes_nowhere() {
     let Some(binary) = tier::gateway() else { return };
-    let lab = Running::start(&binary);
-    let net = &lab.world.net;
+    let world = World::build(&Options::default()).expect("a world");
+    let mut manifests = Manifests::standard(&world.net.name);
+    manifests.ipv6 = false;
+    let settings = world.settings(&binary, &manifests, &[]).expect("settings");
+    let mut gateway = Gateway::prepare(&world.net, settings).expect("a gateway");
+    gateway.restart().expect("ready");
+    let net = &world.net;
     net.gateway.ip(&format!("route replace fd00:10:2::/64 via {}", v6(ROUTER))).expect("a route");
     let leaks = Capture::start(&net.x.ns, "ext", Filter::PrivateSource).expect("a capture");
     for (from, to) in [(&net.b, &net.y), (&net.x, &net.b), (&net.d, &net.x), (&net.y, &net.d)] {

@@ -165,8 +165,11 @@ fn program_names(object: &Path) -> Result<Vec<String>> {
         .with_context(|| format!("failed to read the object {}", object.display()))?;
     let contents = Contents::parse(&bytes)
         .with_context(|| format!("failed to read the object {}", object.display()))?;
-    // The XDP programs are loaded by the packet cases.
-    let loaded = contents.programs.into_iter().filter(|program| program.section != "xdp");
+    // The XDP programs are loaded by the packet cases on this machine, `select` by another verb.
+    let loaded = contents
+        .programs
+        .into_iter()
+        .filter(|program| program.section != "xdp" && program.name != "select");
     Ok(loaded.map(|program| program.name).collect())
 }
 

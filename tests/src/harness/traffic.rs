@@ -141,9 +141,9 @@ pub fn rules() -> Vec<NatRule> {
             rules.push(NatRule::Dnat { external, protocol, inside, id: next() });
         }
         // The backends of the random one have ports that no other rule leads to: else the choice would
-        // decide whether a tuple is taken.
+        // decide whether a tuple is taken; and the way to them is never lost, or it would decide that.
         for (external, protocol, balance, insides) in [
-            (at("203.0.113.12", 8080), TCP, Balance::Random, ["10.0.1.10", "10.0.1.20"]),
+            (at("203.0.113.12", 8080), TCP, Balance::Random, ["10.0.1.10", "10.0.1.30"]),
             (at("203.0.113.11", 4000), UDP, Balance::ClientAddress, ["10.0.1.20", "10.0.1.30"]),
         ] {
             let port = if balance == Balance::Random { 9000 } else { 53 };

@@ -222,7 +222,7 @@ mod tests {
             ("\"problems\":[]", "\"problems\":[\"sweep\"]", "sweep"),
             ("detached", "oh", "detach failed: oh"),
             ("exit code 0", "exit code 101", "the packet cases failed"),
-            ("2 passed", "1 passed", "the packet cases failed"),
+            ("1 passed", "0 passed", "the packet cases failed"),
             (" cases over ", " cases under ", "the packet cases failed"),
             ("@@ end\n", "", "stopped early"),
         ] {
