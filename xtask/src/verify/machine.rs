@@ -40,7 +40,7 @@ pub(super) fn boot(kernel: &Kernel, initrd: &[u8], folder: &Path) -> Result<Stri
     let serial = |file: &Path| format!("file:{}", file.display());
     let mut command = Command::new(process::find(EMULATOR).unwrap_or_else(|| EMULATOR.into()));
     command
-        .args(["-accel", "tcg", "-cpu", "max", "-m", "768", "-smp", "1"])
+        .args(["-accel", "tcg", "-cpu", "max", "-m", "2048", "-smp", "1"])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .arg("-kernel")
         .arg(&kernel.image)
