@@ -114,7 +114,7 @@ pub fn admit<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result
     };
     let reason = if limits.sessions != 0 && host.sessions >= limits.sessions {
         DropReason::HostSessions
-    } else if limits.too_early(host.due, nanoseconds(passage.arrival.now)) {
+    } else if limits.too_early(host.due, nanoseconds(passage.work.arrival.now)) {
         DropReason::HostRate
     } else {
         return Ok(());
@@ -131,7 +131,7 @@ pub fn opened<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) {
     passage.tables.count_eip(eip, EipEvent::Opened);
     if is_outbound(key) {
         let interval = passage.config.host_limits.interval_ns;
-        let now = nanoseconds(passage.arrival.now);
+        let now = nanoseconds(passage.work.arrival.now);
         passage.tables.enter_host(&key.endpoints.source, now, interval);
     }
 }

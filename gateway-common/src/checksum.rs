@@ -41,6 +41,13 @@ impl Difference {
         self.0 == 0 || self.0 == 0xffff || self.0 == 2 * 0xffff
     }
 
+    /// The sum itself, folded, where everything before was zero: as it lies in memory.
+    #[inline(always)]
+    #[must_use]
+    pub fn to_sum(self) -> [u8; 2] {
+        folded(u64::from(self.to_wsum())).to_ne_bytes()
+    }
+
     /// Folded to 32 bits: what the kernel's `__wsum` arguments take.
     #[inline(always)]
     #[must_use]
@@ -50,17 +57,38 @@ impl Difference {
         ((folded & 0xffff_ffff) + (folded >> 32)) as u32
     }
 
+    /// The same, computed here and now: left alone, the compiler does the sums where they are needed, and
+    /// keeps all that goes into them on the stack until then.
+    #[inline(always)]
+    #[must_use]
+    pub fn evaluated(self) -> Self {
+        Self(core::hint::black_box(self.0))
+    }
+
+    /// The difference that [`Difference::to_wsum`] has folded.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_wsum(wsum: u32) -> Self {
+        Self(u64::from(wsum))
+    }
+
     /// The checksum `field` after this difference, both as they lie in memory.
     #[inline(always)]
     #[must_use]
     pub fn apply(self, field: [u8; 2]) -> [u8; 2] {
         // RFC 1624 equation 3: HC' = ~(~HC + ~m + m').
-        let mut sum = u64::from(!u16::from_ne_bytes(field)) + u64::from(self.to_wsum());
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        (!(sum as u16)).to_ne_bytes()
+        let sum = u64::from(!u16::from_ne_bytes(field)) + u64::from(self.to_wsum());
+        (!folded(sum)).to_ne_bytes()
     }
+}
+
+/// A sum of fewer than 2^17 words of 16 bits, with every carry added.
+#[inline(always)]
+const fn folded(mut sum: u64) -> u16 {
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
 }
 
 /// What a rewrite changed, split by whether the pseudo header covers it.

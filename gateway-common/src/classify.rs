@@ -8,7 +8,7 @@ use crate::{
     family::{Address, Family},
     parse::PortFields,
     pipeline::Passage,
-    records::{Balance, Config, DnatKey, FipKey, HAIRPIN, Unmatched},
+    records::{Balance, Config, DnatKey, FipKey, HAIRPIN, KEEP_ADDRESS, Unmatched},
     tables::{Route, RouteQuery, Tables},
     tuple::Direction,
     verdict::{DropReason, Exit, PassReason},
@@ -22,6 +22,8 @@ use crate::{
 pub enum Action {
     /// Nothing: the rewrite is complete and needs no state.
     Stateless,
+    /// Nothing: a rule says that the packet passes as it is.
+    Unchanged,
     /// Open a session with the source as the rewrite has it.
     OpenKept,
     /// Open a session with a free port of the source address that the rewrite has.
@@ -51,7 +53,7 @@ pub fn classify<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Res
         });
     }
     let target = redirect(passage);
-    match passage.arrival.direction {
+    match passage.work.arrival.direction {
         Direction::Outbound => outbound(passage, target),
         Direction::Inbound => inbound(passage, target),
     }
@@ -164,7 +166,13 @@ fn outbound<F: Family, T: Tables<F>>(
     }
     // Kube-OVN's SNAT rules bind the external interface; a third one is not theirs.
     let source = &passage.work.parsed.tuple.endpoints.source;
-    if egress == passage.config.external_ifindex && passage.tables.snat(source, 0).is_some() {
+    if egress == passage.config.external_ifindex
+        && let Some(member) = passage.tables.snat(source, 0)
+    {
+        if member.options & KEEP_ADDRESS != 0 {
+            passage.work.rewrite.rule = member.rule;
+            return Ok(Action::Unchanged);
+        }
         let mapped = endpoint_independent::applies(passage);
         return Ok(if mapped { Action::OpenMapped } else { Action::OpenPool });
     }
@@ -182,7 +190,7 @@ fn own_fip<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> u32 {
     own.rule
 }
 
-/// From outside: to an EIP.
+/// From outside: to an EIP, or to a prefix whose packets pass as they are.
 #[inline(always)]
 fn inbound<F: Family, T: Tables<F>>(
     passage: &mut Passage<'_, F, T>,
@@ -196,6 +204,19 @@ fn inbound<F: Family, T: Tables<F>>(
         Route::Local => Err(PassReason::Local.into()),
         Route::Refused => Err(DropReason::NoRoute.into()),
         Route::Forward => {
+            let destination = &passage.work.parsed.tuple.endpoints.destination;
+            if let Some(member) = passage.tables.snat(destination, 0)
+                && member.options & KEEP_ADDRESS != 0
+            {
+                passage.work.rewrite.rule = member.rule;
+                let external = passage.config.external_ifindex;
+                let inside = passage.work.rewrite.next_hop.ifindex != external;
+                return if inside {
+                    Ok(Action::Unchanged)
+                } else {
+                    Err(DropReason::NotInside.into())
+                };
+            }
             let action = unmatched(passage.config, DropReason::NotAddressedHere)?;
             // Pinned, so that the reply leaves untranslated too, whatever SNAT rule covers it.
             Ok(if passage.work.parsed.can_open() { Action::OpenKept } else { action })
@@ -228,7 +249,7 @@ pub(crate) fn turns_outside<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F
 #[inline(always)]
 pub(crate) fn route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Route {
     let tuple = &passage.work.parsed.tuple;
-    let query = RouteQuery { ifindex: passage.arrival.ifindex, protocol: tuple.protocol };
+    let query = RouteQuery { ifindex: passage.work.arrival.ifindex, protocol: tuple.protocol };
     let rewrite = &mut passage.work.rewrite;
     passage.tables.route(
         &query,

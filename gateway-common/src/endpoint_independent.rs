@@ -21,7 +21,7 @@
 use crate::{
     family::{Address, Family},
     mapping::{self, PortRange, PortWalk, TRIES, WalkEnd, has_port_classes},
-    pipeline::{Passage, Work},
+    pipeline::{self, Passage, Stage, Work},
     records::{
         DnatKey, FILTER_ADDRESS, FILTER_INDEPENDENT, FipKey, LEAVING, MAP_INDEPENDENT,
         MAPPED_SOURCE, MAPPED_TARGET, Mapping, MappingKey, MappingKind, POOL_MEMBERS,
@@ -114,7 +114,7 @@ fn has_contact<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool
 fn set_remote<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
     let work = &mut *passage.work;
     let source = &work.parsed.tuple.endpoints.source;
-    if passage.arrival.direction == Direction::Inbound {
+    if work.arrival.direction == Direction::Inbound {
         work.mapping_key.remote.set(source);
         return true;
     }
@@ -153,22 +153,6 @@ pub fn give_back<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) {
     }
 }
 
-/// How a search for a mapping ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-enum Joined {
-    /// The session is counted in; the reply's key has the external endpoint.
-    Yes,
-    /// There is no mapping.
-    Missing,
-    /// The mapping is just being removed.
-    Leaving,
-    /// No port is free.
-    Exhausted,
-    /// The map is full.
-    Full,
-}
-
 /// Finds or makes the mapping of the source, counts the session to be opened in there, and puts the
 /// external endpoint into the reply's key.
 ///
@@ -177,39 +161,38 @@ enum Joined {
 /// The [`DropReason`] for which there is no mapping; nothing is counted in then.
 #[inline(always)]
 pub fn join_source<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
-    let mut joined = join(passage);
-    if joined == Joined::Missing {
-        joined = make(passage);
-        if joined == Joined::Missing {
-            // Another CPU has made one meanwhile.
-            joined = join(passage);
-        }
-    }
-    match joined {
-        Joined::Yes => {}
-        Joined::Missing | Joined::Leaving => return Err(DropReason::TupleTaken.into()),
-        Joined::Exhausted => return Err(DropReason::PortsExhausted.into()),
-        Joined::Full => return Err(DropReason::SessionsFull.into()),
+    let mapped = pipeline::apart(Stage::JoinMapping, passage)?
+        || make(passage)?
+        // Another CPU has made one meanwhile.
+        || pipeline::apart(Stage::JoinMapping, passage)?;
+    if !mapped {
+        return Err(DropReason::TupleTaken.into());
     }
     passage.work.flags |= MAPPED_SOURCE;
     passage.work.draft.flags |= MAPPED_SOURCE;
     Ok(())
 }
 
-/// Counts the session in at the mapping that is there.
-#[inline(never)]
-fn join<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Joined {
+/// Counts the session in at the mapping that is there, and puts its external endpoint into the reply's
+/// key; `false` if there is none.
+///
+/// # Errors
+///
+/// As [`join_source`].
+#[inline(always)]
+pub(crate) fn join<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<bool, Exit> {
     set_inside(passage);
     let work = &mut *passage.work;
     let Some(mapping) = passage.tables.mapping(&work.mapping_key) else {
-        return Joined::Missing;
+        return Ok(false);
     };
     work.reply_key.endpoints.destination.set(&mapping.peer);
     work.reply_key.endpoints.destination_port = mapping.port;
     work.draft.rule = mapping.rule;
     let options = mapping.options;
     if !passage.tables.join_mapping(&work.mapping_key) {
-        return Joined::Leaving;
+        // It is just being removed.
+        return Err(DropReason::TupleTaken.into());
     }
     join_contact(passage, options)
 }
@@ -224,15 +207,18 @@ fn set_inside<F: Family, T>(passage: &mut Passage<'_, F, T>) {
 
 /// Notes that the source talks to the destination's address, if its filter asks for that.
 #[inline(always)]
-fn join_contact<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>, options: u32) -> Joined {
+fn join_contact<F: Family, T: Tables<F>>(
+    passage: &mut Passage<'_, F, T>,
+    options: u32,
+) -> Result<bool, Exit> {
     if options & FILTER_ADDRESS == 0 {
-        return Joined::Yes;
+        return Ok(true);
     }
     let work = &mut *passage.work;
     work.mapping_key.remote.set(&work.parsed.tuple.endpoints.destination);
     work.mapping_key.kind = MappingKind::Contact as u8;
     if passage.tables.join_mapping(&work.mapping_key) {
-        return Joined::Yes;
+        return Ok(true);
     }
     work.mapping.peer.set(&F::Addr::default());
     work.mapping.port = 0;
@@ -240,18 +226,18 @@ fn join_contact<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>, option
     work.mapping.options = options;
     work.mapping.rule = work.draft.rule;
     work.mapping.users = 1;
-    let joined = match passage.tables.claim_mapping(&work.mapping_key, &work.mapping) {
-        Ok(()) => return Joined::Yes,
+    let reason = match passage.tables.claim_mapping(&work.mapping_key, &work.mapping) {
+        Ok(()) => return Ok(true),
         // Another CPU notes the same.
         Err(ClaimError::Occupied) if passage.tables.join_mapping(&work.mapping_key) => {
-            return Joined::Yes;
+            return Ok(true);
         }
-        Err(ClaimError::Occupied) => Joined::Leaving,
-        Err(ClaimError::Full) => Joined::Full,
+        Err(ClaimError::Occupied) => DropReason::TupleTaken,
+        Err(ClaimError::Full) => DropReason::SessionsFull,
     };
     // What was counted in at the mapping itself.
     leave_source(passage);
-    joined
+    Err(reason.into())
 }
 
 /// Counts the session out again at the mapping of its source.
@@ -262,22 +248,21 @@ fn leave_source<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) {
     leave_inside(&work.mapping_key, &mut work.mapping_keys[0].key, passage.tables);
 }
 
-/// Makes a mapping with a free port of one of the source's EIPs, the session counted in.
+/// Makes a mapping with a free port of one of the source's EIPs, the session counted in; `false` if
+/// another CPU has made one meanwhile.
 #[inline(always)]
-fn make<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Joined {
+fn make<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<bool, Exit> {
     for turn in 0..POOL_MEMBERS as u32 {
         match choose(passage, turn) {
             Choice::End => break,
             Choice::Other => {}
-            Choice::Mapped => {
-                let joined = make_on_eip(passage);
-                if joined != Joined::Exhausted {
-                    return joined;
-                }
-            }
+            Choice::Mapped => match pipeline::apart(Stage::MakeMapping, passage) {
+                Err(Exit::Drop(DropReason::PortsExhausted)) => {}
+                outcome => return outcome,
+            },
         }
     }
-    Joined::Exhausted
+    Err(DropReason::PortsExhausted.into())
 }
 
 /// Member of a pool.
@@ -310,9 +295,15 @@ fn choose<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>, turn: u32) -
     Choice::Mapped
 }
 
-/// Makes a mapping on the EIP that is in the reply's key.
-#[inline(never)]
-fn make_on_eip<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Joined {
+/// Makes a mapping on the EIP that is in the reply's key; `false` if another CPU has made one meanwhile.
+///
+/// # Errors
+///
+/// As [`join_source`].
+#[inline(always)]
+pub(crate) fn make_on_eip<F: Family, T: Tables<F>>(
+    passage: &mut Passage<'_, F, T>,
+) -> Result<bool, Exit> {
     let work = &mut *passage.work;
     let tuple = &work.parsed.tuple;
     work.mapping.peer.set(&tuple.endpoints.source);
@@ -321,15 +312,11 @@ fn make_on_eip<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Join
     work.mapping.users = 0;
     let eip = &work.reply_key.endpoints.destination;
     work.mapping_key.set(MappingKind::External, eip, 0, tuple.protocol);
-    match find_port(passage) {
-        WalkEnd::Claimed => {}
-        WalkEnd::Exhausted => {
-            passage.tables.count_event(Tries::Exhausted.counter());
-            let eip = &passage.work.reply_key.endpoints.destination;
-            passage.tables.count_eip(eip, EipEvent::Refused);
-            return Joined::Exhausted;
-        }
-        WalkEnd::Full => return Joined::Full,
+    if !find_port(passage)? {
+        passage.tables.count_event(Tries::Exhausted.counter());
+        let eip = &passage.work.reply_key.endpoints.destination;
+        passage.tables.count_eip(eip, EipEvent::Refused);
+        return Err(DropReason::PortsExhausted.into());
     }
     let work = &mut *passage.work;
     let options = work.mapping.options;
@@ -346,29 +333,26 @@ fn make_on_eip<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Join
     work.mapping_key.set(MappingKind::External, eip, work.mapping.port, protocol);
     passage.tables.release_mapping(&work.mapping_key);
     match error {
-        ClaimError::Occupied => Joined::Missing,
-        ClaimError::Full => Joined::Full,
+        ClaimError::Occupied => Ok(false),
+        ClaimError::Full => Err(DropReason::SessionsFull.into()),
     }
 }
 
-/// Inserts the external entry with a free port: a few at random, then all of them in turn.
+/// Inserts the external entry with a free port: a few at random, then all of them in turn; `false` if
+/// none is free.
 #[inline(always)]
-fn find_port<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> WalkEnd {
+fn find_port<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<bool, Exit> {
     let tuple = &passage.work.parsed.tuple;
     let classes = has_port_classes(tuple.protocol);
     let source_port = tuple.endpoints.source_port;
     let range = PortRange::for_source(classes, source_port, passage.config);
     let mut seed = passage.tables.random();
     for index in 0..TRIES {
-        let port = range.candidate(seed);
+        passage.work.mapping_key.port = range.candidate(seed);
         seed = mapping::next_seed(seed);
-        match try_port(passage, port) {
-            WalkEnd::Claimed => {
-                passage.tables.count_event(Tries::at(index + 1).counter());
-                return WalkEnd::Claimed;
-            }
-            WalkEnd::Full => return WalkEnd::Full,
-            WalkEnd::Exhausted => {}
+        if pipeline::apart(Stage::TryExternal, passage)? {
+            passage.tables.count_event(Tries::at(index + 1).counter());
+            return Ok(true);
         }
     }
     let low = u32::from(range.low());
@@ -383,16 +367,31 @@ fn find_port<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> WalkEn
         end: WalkEnd::Exhausted,
     };
     passage.tables.walk(&mut walk);
-    let end = walk.end;
-    if end == WalkEnd::Claimed {
-        passage.tables.count_event(Tries::Walk.counter());
+    match walk.end {
+        WalkEnd::Claimed => {
+            passage.tables.count_event(Tries::Walk.counter());
+            Ok(true)
+        }
+        WalkEnd::Exhausted => Ok(false),
+        WalkEnd::Full => Err(DropReason::SessionsFull.into()),
     }
-    end
 }
 
-#[inline(never)]
-fn try_port<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>, port: u16) -> WalkEnd {
-    claim_external(passage.work, port, passage.tables)
+/// Inserts the external entry with the port that is in its key; `false` if that is taken.
+///
+/// # Errors
+///
+/// [`DropReason::SessionsFull`].
+#[inline(always)]
+pub(crate) fn try_external<F: Family, T: Tables<F>>(
+    passage: &mut Passage<'_, F, T>,
+) -> Result<bool, Exit> {
+    let port = passage.work.mapping_key.port;
+    match claim_external(passage.work, port, passage.tables) {
+        WalkEnd::Claimed => Ok(true),
+        WalkEnd::Exhausted => Ok(false),
+        WalkEnd::Full => Err(DropReason::SessionsFull.into()),
+    }
 }
 
 /// Inserts the external entry with this port; [`WalkEnd::Exhausted`] if that is taken.
@@ -429,14 +428,20 @@ fn has_other_use<F: Family, T: Tables<F>>(work: &Work<F>, tables: &mut T) -> boo
     tables.dnat(&dnat).is_some() || tables.session(&work.reply_key).is_some()
 }
 
-/// Whether a mapping has the port that a session has just claimed for itself; it is given back then.
-// A function of its own for its stack frame.
-#[inline(never)]
+/// Whether a mapping has the port that a session is about to claim for itself. Looked at first, so that
+/// sessions of the mapping find their tuples free at all times.
+#[inline(always)]
 pub fn has_port<F: Family, T: Tables<F>>(work: &mut Work<F>, tables: &mut T) -> bool {
     let ends = &work.reply_key.endpoints;
     let (eip, port) = (&ends.destination, ends.destination_port);
     work.mapping_key.set(MappingKind::External, eip, port, work.reply_key.protocol);
-    if tables.mapping(&work.mapping_key).is_none() {
+    tables.mapping(&work.mapping_key).is_some()
+}
+
+/// Whether a mapping was given the port that a session has just claimed for itself; it is given back then.
+#[inline(always)]
+pub fn got_port<F: Family, T: Tables<F>>(work: &mut Work<F>, tables: &mut T) -> bool {
+    if !has_port(work, tables) {
         return false;
     }
     tables.release(&work.reply_key);

@@ -1,35 +1,58 @@
 //! When a session ends: decided from both of its entries together.
 //!
 //! Each entry is written only by packets of its own direction, so no packet pays for a second
-//! look-up; whoever ends sessions sees both.
+//! look-up; whoever ends sessions sees both. What a TCP entry keeps is one byte of flags, all that
+//! were seen in its direction; the state follows from both bytes.
 //!
 //! ```text
-//!             both directions seen          FIN both ways, or FIN/RST from inside
-//!  Opening -----------------------> Established -------------------------------> Closing
-//!     ^                                                                             |
-//!     +-------------------------------- SYN ----------------------------------------+
+//!                  SYN, or anything else
+//!    (no session) ───────────────────────► Opening ◄──────────────┐
+//!         ▲                                │     │                │
+//!         │ idle                ACK from   │     │ RST from       │ SYN from either end, once
+//!         │ too long            both ends  │     │ either end     │ it is closing or idle too
+//!         │                                ▼     │                │ long; on a live flow it
+//!         │                       Established    │                │ changes nothing
+//!         │   packet from inside    ▲      │     │                │
+//!         │   after its RST         │      │ RST from inside;     │
+//!         │                         │      │ FIN from both ends;  │
+//!         │                         │      │ FIN from inside and  │
+//!         │                         │      ▼ RST from outside     │
+//!         └─────────────────────── Closing ───────────────────────┘
 //! ```
+//!
+//! - A connection that is refused or never completed stays in the short states: both ends must have
+//!   sent an ACK (RFC 5382 section 5), which also covers two SYNs that cross (simultaneous open).
+//! - Only the inside cuts an established flow short: anybody outside can forge a reset or a FIN.
+//!   From outside they count once the inside has sent its FIN.
+//! - A flow that one end has closed goes on for as long as the other end likes (half-closed).
+//! - After a reset the flow stays for the time of closing, and what follows takes it back (RFC 7857
+//!   section 2.2).
+//!
+//! Of other protocols one packet from each end establishes.
 
 use crate::{
     family::Family,
     records::{HAIRPIN, Session, Ticks, Timeouts},
     session::elapsed,
     tuple::Direction,
-    wire::transport::{FIN, RST, TCP, UDP, UDP_LITE},
+    wire::transport::{ACK, FIN, RST, TCP, UDP, UDP_LITE},
 };
 
 /// Where a session stands (the classes of RFC 5382).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionState {
-    /// Only the originator has spoken.
+    /// Not both ends have spoken; of TCP, not both have sent an ACK.
     Opening,
     /// Both ends have spoken.
     Established,
-    /// TCP only: closed by both ends, or closed or reset from inside.
+    /// TCP only: closed, reset or refused.
     Closing,
 }
 
 impl SessionState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Opening, Self::Established, Self::Closing];
+
     /// The state as the command line prints it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -51,20 +74,54 @@ pub fn state<F: Family>(
     reply: &Session<F>,
 ) -> SessionState {
     if protocol == TCP {
-        let both = original.seen & reply.seen;
-        let inside = if original.flags & HAIRPIN != 0 {
-            original.seen | reply.seen
-        } else if direction == Direction::Outbound as u8 {
-            original.seen
-        } else {
-            reply.seen
-        };
-        // Only the inside may cut its session short: anybody outside can forge a reset.
-        if both & FIN != 0 || inside & RST != 0 {
-            return SessionState::Closing;
-        }
+        return tcp_state(direction, original, reply);
     }
     if reply.packets == 0 { SessionState::Opening } else { SessionState::Established }
+}
+
+#[inline(always)]
+fn tcp_state<F: Family>(direction: u8, original: &Session<F>, reply: &Session<F>) -> SessionState {
+    let (both, either) = (original.seen & reply.seen, original.seen | reply.seen);
+    let inside = if original.flags & HAIRPIN != 0 {
+        either
+    } else if direction == Direction::Outbound as u8 {
+        original.seen
+    } else {
+        reply.seen
+    };
+    let established = both & ACK != 0;
+    // A reset counts from inside, or from outside where nothing is to be cut short.
+    let reset = inside & RST != 0 || either & RST != 0 && (!established || inside & FIN != 0);
+    if reset || both & FIN != 0 {
+        SessionState::Closing
+    } else if established {
+        SessionState::Established
+    } else {
+        SessionState::Opening
+    }
+}
+
+/// Whether a SYN begins a new flow on the tuple of this one, which is one of TCP.
+#[inline(always)]
+#[must_use]
+pub fn may_reopen<F: Family>(
+    direction: u8,
+    original: &Session<F>,
+    reply: &Session<F>,
+    timeouts: &Timeouts,
+    now: Ticks,
+) -> bool {
+    tcp_state(direction, original, reply) == SessionState::Closing
+        || is_expired(TCP, direction, original, reply, timeouts, now)
+}
+
+/// Copies what is looked at here.
+#[inline(always)]
+pub fn keep<F: Family>(session: &Session<F>, copy: &mut Session<F>) {
+    copy.packets = session.packets;
+    copy.last_seen = session.last_seen;
+    copy.seen = session.seen;
+    copy.flags = session.flags;
 }
 
 /// Idle time that `state` allows.
@@ -115,37 +172,71 @@ mod tests {
         Session { packets, seen, last_seen: 1000, ..Session::default() }
     }
 
+    /// Flags that each end has sent, the state if the first end is inside, and if the second is.
+    const STATES: &[(u8, u8, SessionState, SessionState)] = {
+        use SessionState::{Closing, Established, Opening};
+        &[
+            // The handshake, step by step.
+            (SYN, 0, Opening, Opening),
+            (SYN, SYN | ACK, Opening, Opening),
+            (SYN | ACK, SYN | ACK, Established, Established),
+            // Both ends send a SYN first.
+            (SYN, SYN, Opening, Opening),
+            (SYN | ACK, SYN, Opening, Opening),
+            // A flow that was there before the gateway was.
+            (ACK, 0, Opening, Opening),
+            (ACK, ACK, Established, Established),
+            // Refused by the other end, given up by the first one.
+            (SYN, RST | ACK, Closing, Closing),
+            (SYN | RST, SYN | ACK, Closing, Closing),
+            (SYN | RST, 0, Closing, Closing),
+            // One end resets.
+            (SYN | ACK | RST, SYN | ACK, Closing, Established),
+            (SYN | ACK, SYN | ACK | RST, Established, Closing),
+            // One end closes, both do.
+            (SYN | ACK | FIN, SYN | ACK, Established, Established),
+            (SYN | ACK, SYN | ACK | FIN, Established, Established),
+            (SYN | ACK | FIN, SYN | ACK | FIN, Closing, Closing),
+            // One end closes, the other one resets.
+            (SYN | ACK | FIN, SYN | ACK | RST, Closing, Closing),
+        ]
+    };
+
     #[test]
-    fn a_reply_establishes() {
-        assert_eq!(state(TCP, OUT, &entry(1, SYN), &entry(0, 0)), SessionState::Opening);
-        assert_eq!(
-            state(TCP, OUT, &entry(1, SYN), &entry(1, SYN | ACK)),
-            SessionState::Established
-        );
+    fn flags_of_both_ends_make_the_state() {
+        for &(first, second, from_inside, from_outside) in STATES {
+            let [first, second] = [first, second].map(|flags| entry(1, flags));
+            let case = (first.seen, second.seen);
+            assert_eq!(state(TCP, OUT, &first, &second), from_inside, "{case:x?}, from inside");
+            assert_eq!(state(TCP, IN, &first, &second), from_outside, "{case:x?}, from outside");
+            // The state does not depend on which of the ends began, but on which is inside.
+            assert_eq!(state(TCP, IN, &second, &first), from_inside, "{case:x?}, turned round");
+            let hairpin = Session { flags: HAIRPIN, ..first };
+            let either =
+                if from_inside == from_outside { from_inside } else { SessionState::Closing };
+            assert_eq!(state(TCP, OUT, &hairpin, &second), either, "{case:x?}, hairpin");
+        }
     }
 
     #[test]
-    fn a_reset_from_outside_does_not_shorten() {
-        let (inside, outside) = (entry(2, SYN | ACK), entry(2, SYN | ACK | RST));
-        assert_eq!(state(TCP, OUT, &inside, &outside), SessionState::Established);
-        assert_eq!(state(TCP, IN, &outside, &inside), SessionState::Established);
+    fn of_other_protocols_a_packet_from_each_end_establishes() {
+        assert_eq!(state(UDP, OUT, &entry(9, 0), &entry(0, 0)), SessionState::Opening);
+        assert_eq!(state(UDP, OUT, &entry(1, 0), &entry(1, 0)), SessionState::Established);
     }
 
     #[test]
-    fn a_reset_from_inside_closes() {
-        let (inside, outside) = (entry(2, SYN | ACK | RST), entry(2, SYN | ACK));
-        assert_eq!(state(TCP, OUT, &inside, &outside), SessionState::Closing);
-        assert_eq!(state(TCP, IN, &outside, &inside), SessionState::Closing);
-    }
-
-    #[test]
-    fn one_fin_is_half_closed_two_are_closing() {
-        let fin = SYN | ACK | FIN;
-        assert_eq!(
-            state(TCP, OUT, &entry(3, fin), &entry(3, SYN | ACK)),
-            SessionState::Established
-        );
-        assert_eq!(state(TCP, OUT, &entry(3, fin), &entry(3, fin)), SessionState::Closing);
+    fn a_syn_reopens_what_is_closing_or_idle_too_long() {
+        let timeouts = Timeouts::default();
+        let reopens = |first, second, idle| {
+            may_reopen(OUT, &entry(1, first), &entry(1, second), &timeouts, 1000 + idle)
+        };
+        let open = SYN | ACK;
+        assert!(!reopens(open, open, timeouts.tcp_established));
+        assert!(reopens(open, open, timeouts.tcp_established + 1));
+        assert!(!reopens(open, open | RST, 0), "a reset from outside");
+        assert!(!reopens(open, open | FIN, 0), "a FIN from outside");
+        assert!(reopens(open | RST, open, 0));
+        assert!(reopens(SYN, RST | ACK, 0), "refused");
     }
 
     #[test]

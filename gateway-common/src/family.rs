@@ -59,6 +59,9 @@ pub trait Address: Copy + Debug + Default + Ord {
     /// verifier follows byte by byte, and whose frame counts on the stack.
     fn set(&mut self, other: &Self);
 
+    /// Whether both are the same, compared word by word: of `==` BPF may make a call.
+    fn same(&self, other: &Self) -> bool;
+
     /// The checksum difference of replacing this address by `new`.
     fn difference(&self, new: &Self) -> Difference;
 
@@ -74,7 +77,7 @@ pub trait Address: Copy + Debug + Default + Ord {
 
 /// A well-mixed number from `word` (the finaliser of MurmurHash3).
 #[inline(always)]
-fn mix(mut word: u32) -> u32 {
+pub(crate) const fn mix(mut word: u32) -> u32 {
     word ^= word >> 16;
     word = word.wrapping_mul(0x85eb_ca6b);
     word ^= word >> 13;
@@ -86,6 +89,11 @@ impl Address for Ipv4 {
     #[inline(always)]
     fn set(&mut self, other: &Self) {
         *self = *other;
+    }
+
+    #[inline(always)]
+    fn same(&self, other: &Self) -> bool {
+        u32::from_ne_bytes(self.octets) == u32::from_ne_bytes(other.octets)
     }
 
     #[inline(always)]
@@ -122,6 +130,16 @@ impl Ipv6 {
 }
 
 impl Ipv6 {
+    /// Writes the address into a header, word by word: the compiler would do it byte by byte.
+    #[inline(always)]
+    fn write(&self, header: &mut [u8; 16]) {
+        let [a, b, c, d] = self.words().map(u32::to_ne_bytes);
+        header[..4].copy_from_slice(&a);
+        header[4..8].copy_from_slice(&b);
+        header[8..12].copy_from_slice(&c);
+        header[12..].copy_from_slice(&d);
+    }
+
     /// The address of four words as they lie in memory.
     #[inline(always)]
     #[must_use]
@@ -133,11 +151,14 @@ impl Ipv6 {
 impl Address for Ipv6 {
     #[inline(always)]
     fn set(&mut self, other: &Self) {
-        let [a, b, c, d] = other.words().map(u32::to_ne_bytes);
-        self.octets[..4].copy_from_slice(&a);
-        self.octets[4..8].copy_from_slice(&b);
-        self.octets[8..12].copy_from_slice(&c);
-        self.octets[12..].copy_from_slice(&d);
+        other.write(&mut self.octets);
+    }
+
+    #[inline(always)]
+    fn same(&self, other: &Self) -> bool {
+        let (one, other) = (self.words(), other.words());
+        let unlike = (one[0] ^ other[0]) | (one[1] ^ other[1]) | (one[2] ^ other[2]);
+        unlike | (one[3] ^ other[3]) == 0
     }
 
     #[inline(always)]
@@ -148,6 +169,7 @@ impl Address for Ipv6 {
             .replace_u32(old[1], new[1])
             .replace_u32(old[2], new[2])
             .replace_u32(old[3], new[3])
+            .evaluated()
     }
 
     #[inline(always)]
@@ -214,6 +236,13 @@ pub trait Family: Copy + Debug + Default + Eq + Ord + 'static {
         addresses: Difference,
     ) -> Result<Difference, Truncated>;
 
+    /// Length of layer 4 in bytes, as the network header says it. A GSO packet may say less than the truth.
+    ///
+    /// # Errors
+    ///
+    /// [`Truncated`] if the header is not there.
+    fn l4_bytes<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Result<u16, Truncated>;
+
     /// What a packet that is not atomic says of its place among fragments. Its headers are those
     /// that `parsed` says.
     ///
@@ -221,6 +250,10 @@ pub trait Family: Copy + Debug + Default + Eq + Ord + 'static {
     ///
     /// [`Truncated`] if the headers are not there.
     fn piece<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Result<Piece, Truncated>;
+
+    /// Whether a router may make fragments of the packet: without "don't fragment" (RFC 791), never in
+    /// IPv6 (RFC 8200 section 4.5).
+    fn may_be_fragmented<P: Packet>(packet: &mut P) -> bool;
 
     /// Writes another identification into a packet that is not atomic, and keeps the header
     /// checksum right, if there is one. Returns as [`Family::rewrite`] does.
@@ -299,6 +332,12 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn l4_bytes<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Result<u16, Truncated> {
+        let whole = packet.at::<ipv4::Ipv4Header>(ethernet::BYTES)?.total_length.get();
+        Ok(whole.wrapping_add(ethernet::BYTES as u16).wrapping_sub(parsed.l4))
+    }
+
+    #[inline(always)]
     fn piece<P: Packet>(packet: &mut P, _parsed: &Parsed<Self>) -> Result<Piece, Truncated> {
         let header = packet.at::<ipv4::Ipv4Header>(ethernet::BYTES)?;
         Ok(Piece {
@@ -306,6 +345,12 @@ impl Family for V4 {
             offset: header.fragment.get() & ipv4::FRAGMENT_OFFSET,
             end: ethernet::BYTES as u32 + u32::from(header.total_length.get()),
         })
+    }
+
+    #[inline(always)]
+    fn may_be_fragmented<P: Packet>(packet: &mut P) -> bool {
+        let header = packet.at::<ipv4::Ipv4Header>(ethernet::BYTES);
+        header.is_ok_and(|header| header.fragment.get() & ipv4::DONT_FRAGMENT == 0)
     }
 
     #[inline(always)]
@@ -377,9 +422,16 @@ impl Family for V6 {
             u16::from_ne_bytes([next, new_limit]),
         );
         header.hop_limit = new_limit;
-        header.source = source.octets;
-        header.destination = destination.octets;
+        source.write(&mut header.source);
+        destination.write(&mut header.destination);
         Ok(whole)
+    }
+
+    #[inline(always)]
+    fn l4_bytes<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Result<u16, Truncated> {
+        let payload = packet.at::<ipv6::Ipv6Header>(ethernet::BYTES)?.payload_length.get();
+        let begin = (ethernet::BYTES + ipv6::BYTES) as u16;
+        Ok(payload.wrapping_add(begin).wrapping_sub(parsed.l4))
     }
 
     #[inline(always)]
@@ -391,6 +443,11 @@ impl Family for V6 {
             offset: header.offset_more.get() >> 3,
             end: (ethernet::BYTES + ipv6::BYTES) as u32 + u32::from(payload),
         })
+    }
+
+    #[inline(always)]
+    fn may_be_fragmented<P: Packet>(_packet: &mut P) -> bool {
+        false
     }
 
     #[inline(always)]

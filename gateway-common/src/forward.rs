@@ -3,7 +3,7 @@
 use crate::{
     family::Family,
     packet::Packet,
-    pipeline::{Arrival, Rewrite, Work},
+    pipeline::Work,
     records::Config,
     tuple::Direction,
     verdict::{DropReason, Exit, PassReason, Verdict},
@@ -20,14 +20,13 @@ use crate::{
 #[inline(always)]
 pub fn check<F: Family, P: Packet>(
     packet: &mut P,
-    work: &Work<F>,
+    work: &mut Work<F>,
     config: &Config,
-    arrival: &Arrival,
 ) -> Result<(), Exit> {
-    let (parsed, rewrite) = (&work.parsed, &work.rewrite);
+    let (parsed, rewrite) = (&mut work.parsed, &work.rewrite);
     if parsed.ttl <= 1 {
         let turns_round = rewrite.endpoints.destination != parsed.tuple.endpoints.destination;
-        return Err(match arrival.direction {
+        return Err(match work.arrival.direction {
             // The kernel would take a packet to an EIP for its own and answer in its place.
             Direction::Outbound if !turns_round => PassReason::TtlExpired.into(),
             Direction::Outbound | Direction::Inbound => DropReason::TtlExpired.into(),
@@ -35,13 +34,20 @@ pub fn check<F: Family, P: Packet>(
     }
     let egress = rewrite.next_hop.ifindex;
     if packet.exceeds(egress, config.mtu(egress)) {
-        return Err(DropReason::TooBig.into());
+        // Fragments are the complete path's; of a GSO packet, its segments are what is too large.
+        if P::ACCELERATES || packet.segments() > 1 || !F::may_be_fragmented(packet) {
+            return Err(DropReason::TooBig.into());
+        }
+        parsed.oversize = true;
     }
     Ok(packet.reach(&rewrite.next_hop)?)
 }
 
 /// The verdict on a translated packet.
 #[inline(always)]
-pub fn forward<F: Family>(rewrite: &Rewrite<F>) -> Verdict<F> {
-    Verdict::Forward(rewrite.next_hop)
+pub fn forward<F: Family>(work: &Work<F>) -> Verdict<F> {
+    if work.parsed.oversize {
+        return Verdict::Pass(PassReason::Fragmented);
+    }
+    Verdict::Forward(work.rewrite.next_hop)
 }

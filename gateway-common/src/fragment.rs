@@ -4,6 +4,11 @@
 //! leaves them in `FRAGMENTS`; a later fragment takes them from there and then finds the session
 //! of its flow like any other packet.
 //!
+//! A later fragment that comes before the first one is held in `HELD`. The first one finds it there
+//! and does not go on: all of them come in at the interface once more, the first one first.
+//! Whoever holds looks for the first one afterwards, and the first one makes itself known before it
+//! looks for what is held, so two CPUs never miss each other.
+//!
 //! Two hosts behind one EIP choose their identifications without knowing of each other. So every
 //! datagram that a session translates gets a new one, unless it is atomic (RFC 6864 section 4.1:
 //! "don't fragment" and not fragmented; in IPv6, no fragment), from a counter for its new addresses.
@@ -13,10 +18,11 @@ use crate::{
     family::{Address, Family},
     packet::{Packet, Truncated},
     parse::{Fragment, Parsed},
-    pipeline::Passage,
-    records::{Datagram, Ticks, ticks_from_secs},
+    pipeline::{Outcome, Passage},
+    records::{Datagram, DatagramKey, Ticks, ticks_from_secs},
     session::elapsed,
-    tables::Tables,
+    tables::{ClaimError, Tables},
+    verdict::{Exit, PassReason},
     wire::transport,
 };
 
@@ -26,6 +32,16 @@ pub const COUNTERS: u32 = 1 << 14;
 /// For how long later fragments find the first one (as `net.ipv4.ipfrag_time`; RFC 6146 section 4
 /// wants 2 s at least).
 pub const LIFETIME: Ticks = ticks_from_secs(30);
+
+/// For how long a later fragment waits for the first one (RFC 6146 section 4: 2 s at least). More of them
+/// than there is room for are forgotten earlier, the oldest first.
+pub const HELD_FOR: Ticks = ticks_from_secs(2);
+
+/// How many fragments of one datagram are held: as many as 64 KiB over an MTU of 1500 bytes have.
+pub const HELD_FRAGMENTS: u64 = 48;
+
+/// The largest frame that is held, in bytes.
+pub const HELD_BYTES: u32 = 2040;
 
 /// For how long a first fragment that comes again is the same one and not the next datagram.
 const REPEAT: Ticks = ticks_from_secs(2);
@@ -72,12 +88,9 @@ pub fn recall<F: Family, P: Packet, T: Tables<F>>(
         return false;
     }
     let work = &mut *passage.work;
-    let Some(datagram) = passage.tables.datagram(&work.datagram_key) else {
+    let Some(datagram) = known(&work.held_key.datagram, work.arrival.now, passage.tables) else {
         return false;
     };
-    if elapsed(passage.arrival.now, datagram.since) > LIFETIME {
-        return false;
-    }
     work.parsed.tuple.endpoints.source_port = datagram.source_port;
     work.parsed.tuple.endpoints.destination_port = datagram.destination_port;
     work.parsed.fragment = Fragment::Known;
@@ -85,22 +98,36 @@ pub fn recall<F: Family, P: Packet, T: Tables<F>>(
     true
 }
 
+/// What is known of a datagram by its first fragment, if that has come.
+#[inline(always)]
+fn known<'a, F: Family, T: Tables<F>>(
+    key: &DatagramKey<F>,
+    now: Ticks,
+    tables: &'a mut T,
+) -> Option<&'a Datagram> {
+    tables.datagram(key).filter(|datagram| elapsed(now, datagram.since) <= LIFETIME)
+}
+
 /// Gives a packet that is not atomic its new identification, and remembers a first fragment.
 ///
-/// `false` if a header lies outside the frame.
+/// [`Outcome::No`] if a header lies outside the frame, [`Outcome::Exit`] if fragments are held that wait
+/// for this one: it is remembered then, and unchanged.
 #[inline(never)]
 pub fn identify<F: Family, P: Packet, T: Tables<F>>(
     packet: &mut P,
     passage: &mut Passage<'_, F, T>,
-) -> bool {
+) -> Outcome {
     match passage.work.parsed.fragment {
-        Fragment::Whole if keeps_addresses(passage) => return true,
+        Fragment::Whole if keeps_addresses(passage) => return Outcome::Yes,
         Fragment::Whole => passage.work.datagram.identification = fresh(packet, passage),
         Fragment::First => {
             if set_key(packet, passage).is_err() {
-                return false;
+                return Outcome::No;
             }
             remember(packet, passage);
+            if passage.tables.is_held(&passage.work.held_key) {
+                return Outcome::Exit;
+            }
         }
         Fragment::Later | Fragment::Known => {}
     }
@@ -108,10 +135,52 @@ pub fn identify<F: Family, P: Packet, T: Tables<F>>(
     match F::renumber(packet, &work.parsed, work.datagram.identification) {
         Ok(difference) => {
             packet.add_to_sum(difference);
-            true
+            Outcome::Yes
         }
-        Err(Truncated) => false,
+        Err(Truncated) => Outcome::No,
     }
+}
+
+/// Keeps a later fragment whose key [`recall`] has set until its first one comes; `false` if there is no
+/// room for it.
+///
+/// # Errors
+///
+/// [`PassReason::Replayed`] if the first one has come meanwhile.
+#[inline(always)]
+pub fn hold<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<bool, Exit> {
+    let now = passage.work.arrival.now;
+    for slot in 0..HELD_FRAGMENTS {
+        passage.work.held_key.slot = slot;
+        match passage.tables.hold(&passage.work.held_key, now) {
+            Ok(()) => break,
+            Err(ClaimError::Full) => return Ok(false),
+            Err(ClaimError::Occupied) if slot == HELD_FRAGMENTS - 1 => return Ok(false),
+            Err(ClaimError::Occupied) => {}
+        }
+    }
+    if known(&passage.work.held_key.datagram, now, passage.tables).is_none() {
+        return Ok(true);
+    }
+    replay(passage).map(|()| true)
+}
+
+/// Lets what is held of a datagram come in again, and the packet with it if it is the first fragment.
+///
+/// # Errors
+///
+/// Always: the packet goes no further.
+#[inline(always)]
+pub fn replay<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
+    let (work, tables) = (&mut *passage.work, &mut *passage.tables);
+    let first = work.parsed.fragment == Fragment::First;
+    // It will be counted when it comes again.
+    if first && let Some(session) = tables.session(&work.parsed.tuple) {
+        session.packets = session.packets.wrapping_sub(1);
+        session.bytes = session.bytes.wrapping_sub(u64::from(work.arrival.frame_bytes));
+    }
+    tables.replay(&mut work.held_key, first, work.arrival.now);
+    Err(PassReason::Replayed.into())
 }
 
 /// The key of the datagram that the packet is a fragment of.
@@ -122,7 +191,8 @@ fn set_key<F: Family, P: Packet, T>(
 ) -> Result<(), Truncated> {
     let work = &mut *passage.work;
     let piece = F::piece(packet, &work.parsed)?;
-    let (key, tuple) = (&mut work.datagram_key, &work.parsed.tuple);
+    work.held_key.slot = 0;
+    let (key, tuple) = (&mut work.held_key.datagram, &work.parsed.tuple);
     key.source.set(&tuple.endpoints.source);
     key.destination.set(&tuple.endpoints.destination);
     key.identification = piece.identification;
@@ -141,14 +211,14 @@ fn distinguishing<F: Family>(protocol: u8) -> u8 {
 /// Remembers the ports of a first fragment, and the new identification of its datagram.
 #[inline(always)]
 fn remember<F: Family, P: Packet, T: Tables<F>>(packet: &P, passage: &mut Passage<'_, F, T>) {
-    let now = passage.arrival.now;
-    let repeated = match passage.tables.datagram(&passage.work.datagram_key) {
+    let now = passage.work.arrival.now;
+    let repeated = match passage.tables.datagram(&passage.work.held_key.datagram) {
         Some(known) if elapsed(now, known.since) <= REPEAT => Some(known.identification),
         _ => None,
     };
     let identification = match repeated {
         Some(identification) => identification,
-        None if keeps_addresses(passage) => passage.work.datagram_key.identification,
+        None if keeps_addresses(passage) => passage.work.held_key.datagram.identification,
         None => fresh(packet, passage),
     };
     let (work, tables) = (&mut *passage.work, &mut *passage.tables);
@@ -159,7 +229,7 @@ fn remember<F: Family, P: Packet, T: Tables<F>>(packet: &P, passage: &mut Passag
         source_port: ends.source_port,
         destination_port: ends.destination_port,
     };
-    tables.set_datagram(&work.datagram_key, &work.datagram);
+    tables.set_datagram(&work.held_key.datagram, &work.datagram);
 }
 
 /// Whether the session leaves both addresses as they are: then the identification is still the
@@ -173,7 +243,7 @@ fn keeps_addresses<F: Family, T>(passage: &Passage<'_, F, T>) -> bool {
 /// An identification that is free between the addresses after translation.
 #[inline(always)]
 fn fresh<F: Family, P: Packet, T: Tables<F>>(packet: &P, passage: &mut Passage<'_, F, T>) -> u32 {
-    let (work, now) = (&*passage.work, passage.arrival.now);
+    let (work, now) = (&*passage.work, passage.work.arrival.now);
     let ends = &work.rewrite.endpoints;
     let spread = ends.source.spread().rotate_left(16)
         ^ ends.destination.spread()

@@ -19,11 +19,12 @@ use crate::{
     parse::{self, Fragment, Parsed, PortFields},
     pipeline::{Passage, Rewrite, Work},
     records::{FipKey, Session},
+    spread,
     tables::{Route, Tables},
     translate::{addresses_difference, translate_quote},
     tuple::Direction,
     verdict::{DropReason, Exit},
-    wire::{ethernet, transport},
+    wire::ethernet,
 };
 
 /// Bytes from the start of the ICMP header to the quoted packet.
@@ -75,11 +76,11 @@ pub fn find<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
     let key = &mut work.reply_key;
     key.endpoints.set_reversed(&work.quote.tuple.endpoints);
     key.protocol = work.quote.tuple.protocol;
-    key.direction = passage.arrival.direction as u8;
+    key.direction = work.arrival.direction as u8;
     key.zero = 0;
     work.rewrite.endpoints.set(&work.parsed.tuple.endpoints);
     if let Some(session) = passage.tables.session(key) {
-        by_session(session, passage.arrival.direction, &mut work.rewrite);
+        by_session(session, work.arrival.direction, &mut work.rewrite);
         return true;
     }
     let ends = &work.quote.tuple.endpoints;
@@ -110,7 +111,7 @@ fn by_fip<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
         passage.work.rewrite.endpoints.destination.set(&target.peer);
         passage.work.rewrite.rule = target.rule;
     }
-    if passage.arrival.direction == Direction::Inbound {
+    if passage.work.arrival.direction == Direction::Inbound {
         return passage.work.rewrite.rule != 0;
     }
     let Some(own) = passage.tables.fip(&FipKey::new(&ends.destination, Direction::Outbound)) else {
@@ -130,7 +131,8 @@ fn by_fip<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> bool {
 pub fn route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
     match classify::route(passage) {
         Route::Forward if classify::turns_outside(passage) => Err(DropReason::NotInside.into()),
-        Route::Forward => Ok(()),
+        // With the flow that it is about.
+        Route::Forward => spread::spread_error(passage),
         Route::Local | Route::Refused => Err(DropReason::NoRoute.into()),
     }
 }
@@ -147,7 +149,7 @@ pub fn translate<F: Family, P: Packet, T>(
 ) -> Result<(), Exit> {
     let work = &*passage.work;
     let (quote, ends) = (&work.quote, &work.rewrite.endpoints);
-    let destination = match passage.arrival.direction {
+    let destination = match passage.work.arrival.direction {
         Direction::Outbound => &ends.source,
         Direction::Inbound => &quote.tuple.endpoints.destination,
     };
@@ -157,8 +159,8 @@ pub fn translate<F: Family, P: Packet, T>(
     let (source, destination) = (&ends.source, &ends.destination);
     let addresses = addresses_difference(&work.parsed, source, destination);
     let header = F::rewrite(packet, ethernet::BYTES, 1, source, destination, addresses)?;
-    packet.add_to_sum(header);
-    let at = usize::from(work.parsed.l4) + usize::from(transport::ICMP_CHECKSUM);
-    packet.patch_l4(at, work.parsed.checksum, ChecksumDelta { addresses, ports: quoted })?;
+    let delta = ChecksumDelta { addresses, ports: quoted };
+    let change = header.and(packet.patch_l4(&work.parsed, delta)?);
+    packet.add_to_sum(change);
     Ok(())
 }

@@ -21,9 +21,10 @@
 //! | [`accounting`] | what a session counts against, and whether there may be one more |
 //! | [`checksum`], [`translate`], [`icmp_error`] | the new bytes |
 //! | [`forward`], [`neighbor`], [`verdict`] | where the packet goes, or why it does not |
+//! | [`answer`] | which dropped packets their sender is told of |
 //! | [`pipeline`] | all of the above in one page |
 //! | [`share`] | the backends of shared ports |
-//! | [`expire`] | when a session ends |
+//! | [`expire`], [`sweep`] | when a session ends, and who sees to it |
 //!
 //! # Byte order
 //!
@@ -38,6 +39,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accounting;
+pub mod answer;
 pub mod checksum;
 pub mod classify;
 pub mod endpoint_independent;
@@ -47,6 +49,7 @@ pub mod forward;
 pub mod fragment;
 pub mod icmp_error;
 pub mod mapping;
+pub mod mss;
 pub mod neighbor;
 pub mod nexthop;
 pub mod packet;
@@ -56,6 +59,8 @@ pub mod records;
 pub mod select;
 pub mod session;
 pub mod share;
+pub mod spread;
+pub mod sweep;
 pub mod tables;
 pub mod translate;
 pub mod tuple;

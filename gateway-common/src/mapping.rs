@@ -128,11 +128,13 @@ impl<F: Family> PortWalk<'_, F> {
             return self.end != WalkEnd::Exhausted;
         }
         self.work.reply_key.endpoints.destination_port = port;
-        if is_taken(self.work, self.timeouts, tables) {
+        if is_taken(self.work, self.timeouts, tables)
+            || self.mappings && endpoint_independent::has_port(self.work, tables)
+        {
             return false;
         }
         self.end = match tables.claim(&self.work.reply_key, &self.work.draft) {
-            Ok(()) if self.mappings && endpoint_independent::has_port(self.work, tables) => {
+            Ok(()) if self.mappings && endpoint_independent::got_port(self.work, tables) => {
                 return false;
             }
             Ok(()) => WalkEnd::Claimed,
@@ -143,7 +145,7 @@ impl<F: Family> PortWalk<'_, F> {
     }
 }
 
-/// No timeout is shorter, so a younger entry need not be looked at twice.
+/// A younger entry is not looked at twice: hardly any timeout is shorter.
 const YOUNG: Ticks = ticks_from_secs(30);
 
 /// Whether a live session holds the key of the reply. One that is over gives way at once.
@@ -161,11 +163,7 @@ pub fn is_taken<F: Family, T: Tables<F>>(
         return true;
     }
     holder.write_opposite(&work.reply_key, &mut work.holder_key);
-    // What `is_expired` looks at.
-    work.holder.packets = holder.packets;
-    work.holder.last_seen = holder.last_seen;
-    work.holder.seen = holder.seen;
-    work.holder.flags = holder.flags;
+    expire::keep(holder, &mut work.holder);
     let protocol = work.reply_key.protocol;
     let direction = work.holder_key.direction;
     let over = match tables.session(&work.holder_key) {
@@ -216,11 +214,14 @@ mod tests {
             external_ifindex: 2,
             internal_mtu: 1500,
             external_mtu: 1500,
+            clamp_mtu: 0,
             routing: 0,
             port_low: 1024,
             port_high: u16::MAX,
             unmatched: 0,
             mappings: 0,
+            next_hops: 0,
+            zero: [0; 3],
             timeouts: Timeouts::default(),
             host_limits: HostLimits::default(),
         }

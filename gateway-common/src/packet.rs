@@ -3,8 +3,9 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::{
-    checksum::{ChecksumDelta, Difference, L4Checksum},
+    checksum::{ChecksumDelta, Difference},
     family::Family,
+    parse::Parsed,
     verdict::{NextHop, PassReason},
     wire::ethernet,
 };
@@ -67,7 +68,8 @@ pub trait Packet {
     /// A medium whose hardware has summed up the frame (`CHECKSUM_COMPLETE`) keeps that sum right.
     fn add_to_sum(&mut self, difference: Difference);
 
-    /// Brings the layer-4 checksum at `offset` up to date after addresses or ports were rewritten.
+    /// Brings the layer-4 checksum that `parsed` tells of up to date after addresses or ports were
+    /// rewritten. Returns what of that is still to be told to [`Packet::add_to_sum`].
     ///
     /// A medium whose packets may carry a checksum that hardware or a receiver finishes
     /// (`CHECKSUM_PARTIAL`, `CHECKSUM_COMPLETE`) keeps that state right. This may invalidate
@@ -76,12 +78,19 @@ pub trait Packet {
     /// # Errors
     ///
     /// [`Truncated`] if the checksum field lies outside the frame.
-    fn patch_l4(
+    #[inline(always)]
+    fn patch_l4<F: Family>(
         &mut self,
-        offset: usize,
-        kind: L4Checksum,
+        parsed: &Parsed<F>,
         delta: ChecksumDelta,
-    ) -> Result<(), Truncated>;
+    ) -> Result<Difference, Truncated>
+    where
+        Self: Sized,
+    {
+        let field = self.at::<[u8; 2]>(parsed.checksum_offset())?;
+        *field = parsed.checksum.patched(*field, delta);
+        Ok(Difference::NONE)
+    }
 }
 
 /// A frame in host memory, as tests and the fuzzer use it.
@@ -120,15 +129,4 @@ impl Packet for HostPacket<'_> {
     }
 
     fn add_to_sum(&mut self, _difference: Difference) {}
-
-    fn patch_l4(
-        &mut self,
-        offset: usize,
-        kind: L4Checksum,
-        delta: ChecksumDelta,
-    ) -> Result<(), Truncated> {
-        let field = self.at::<[u8; 2]>(offset)?;
-        *field = kind.patched(*field, delta);
-        Ok(())
-    }
 }

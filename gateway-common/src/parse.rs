@@ -70,6 +70,8 @@ pub struct Parsed<F: Family> {
     /// Whether the identification means nothing (RFC 6864 section 4): it is not a fragment, and
     /// cannot become one.
     pub atomic: bool,
+    /// Whether it is larger than what its next link takes, so that only fragments of it can leave.
+    pub oversize: bool,
     /// Where the ports are.
     pub ports: PortFields,
     /// How the layer-4 checksum behaves.
@@ -107,6 +109,13 @@ impl<F: Family> Parsed<F> {
 }
 
 impl<F: Family> Parsed<F> {
+    /// Offset of the layer-4 checksum in bytes from the start of the frame.
+    #[inline(always)]
+    #[must_use]
+    pub fn checksum_offset(&self) -> usize {
+        usize::from(self.l4) + usize::from(self.checksum_at)
+    }
+
     /// Nothing known yet but the direction.
     #[inline(always)]
     #[must_use]
@@ -117,6 +126,7 @@ impl<F: Family> Parsed<F> {
             tcp_flags: 0,
             fragment: Fragment::Whole,
             atomic: true,
+            oversize: false,
             ports: PortFields::None,
             checksum: L4Checksum::None,
             checksum_at: 0,
@@ -134,6 +144,7 @@ impl<F: Family> Parsed<F> {
         self.tuple.zero = 0;
         self.tcp_flags = 0;
         self.fragment = Fragment::Whole;
+        self.oversize = false;
         self.ports = PortFields::None;
         self.checksum = L4Checksum::None;
         self.checksum_at = 0;

@@ -8,8 +8,8 @@ pub use crate::share::{BACKEND_SLOTS, Backend, Balance, Draining, RuleState, Slo
 mod shares;
 
 pub use self::shares::{
-    Eip, FILTER_ADDRESS, FILTER_INDEPENDENT, Host, HostLimits, LEAVING, MAP_INDEPENDENT, Mapping,
-    MappingKey, MappingKind,
+    Eip, FILTER_ADDRESS, FILTER_INDEPENDENT, Host, HostLimits, KEEP_ADDRESS, LEAVING,
+    MAP_INDEPENDENT, Mapping, MappingKey, MappingKind,
 };
 use crate::{
     family::{Address, Family, V4, V6},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Version of the layout of everything in this module. Maps of another version are not adopted.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 4;
 
 /// Most EIPs in the pool of one SNAT source prefix.
 pub const POOL_MEMBERS: usize = 8;
@@ -74,11 +74,11 @@ impl Unmatched {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Timeouts {
-    /// TCP before both ends have spoken (RFC 5382 REQ-5: at least 4 minutes).
+    /// TCP before both ends have sent an ACK (RFC 5382 REQ-5: at least 4 minutes).
     pub tcp_opening: Ticks,
-    /// TCP once both ends have spoken (RFC 5382 REQ-5: at least 2 hours 4 minutes).
+    /// TCP once both ends have sent an ACK (RFC 5382 REQ-5: at least 2 hours 4 minutes).
     pub tcp_established: Ticks,
-    /// TCP after a close or a reset from inside (RFC 7857 section 2: 4 minutes).
+    /// TCP after a close or a reset (RFC 7857 section 2: 4 minutes).
     pub tcp_closing: Ticks,
     /// UDP before a reply (RFC 4787 REQ-5: at least 2 minutes).
     pub udp_new: Ticks,
@@ -120,6 +120,9 @@ pub struct Config {
     pub internal_mtu: u32,
     /// MTU of the external interface in bytes.
     pub external_mtu: u32,
+    /// MTU in bytes that the segments of new TCP connections are made to fit, whatever their ends ask for;
+    /// 0 for none.
+    pub clamp_mtu: u32,
     /// Changes with every change of routes or addresses; sessions look their route up again.
     pub routing: u16,
     /// Lowest external port for sources from port 1024 on.
@@ -130,6 +133,10 @@ pub struct Config {
     pub unmatched: u8,
     /// 1 if any rule maps endpoint-independently, else 0: then nobody looks for mappings.
     pub mappings: u8,
+    /// 1 if there is a next-hop group, else 0: then nobody looks for one.
+    pub next_hops: u8,
+    /// Zero.
+    pub zero: [u8; 3],
     /// When sessions end.
     pub timeouts: Timeouts,
     /// What one inside host may have.
@@ -163,6 +170,10 @@ pub const MAPPED_SOURCE: u8 = 4;
 /// Bit of [`Session::flags`]: the first packet came to the external endpoint of a mapping.
 pub const MAPPED_TARGET: u8 = 8;
 
+/// Bit of [`Session::flags`]: [`Session::next_hop`] is the router that the flow's first packet came from.
+/// The session stays with it while it is a living member of its group.
+pub const SYMMETRIC: u8 = 16;
+
 /// Value of `SESSIONS_V4` and `SESSIONS_V6`: one direction of a flow, complete in itself.
 ///
 /// A flow has two entries, one for each direction; each leads to the other by
@@ -180,15 +191,16 @@ pub struct Session<F: Family> {
     pub rule: u32,
     /// Both ends after translation.
     pub translated: Endpoints<F>,
-    /// Neighbour that packets of this direction are sent to.
+    /// Neighbour that packets of this direction are sent to. Without [`Session::egress`], where they may
+    /// have been sent before, or shall be if that is possible.
     pub next_hop: F::Addr,
     /// Index of the interface that they leave by. 0: not looked up yet.
     pub egress: u32,
     /// [`Config::routing`] at the time of the route look-up.
     pub routing: u16,
-    /// TCP flags seen in this direction, or-ed.
+    /// TCP flags seen in this direction, or-ed; RST only if the last packet had it.
     pub seen: u8,
-    /// [`ORIGINAL`], [`HAIRPIN`], [`MAPPED_SOURCE`], [`MAPPED_TARGET`].
+    /// [`ORIGINAL`], [`HAIRPIN`], [`MAPPED_SOURCE`], [`MAPPED_TARGET`], [`SYMMETRIC`].
     pub flags: u8,
     /// Zero.
     pub padding: F::Padding,
@@ -296,7 +308,7 @@ pub struct PoolMember<F: Family> {
     pub eip: F::Addr,
     /// Id of the rule that brought it, a key of `RULES`.
     pub rule: u32,
-    /// [`MAP_INDEPENDENT`], [`FILTER_ADDRESS`], [`FILTER_INDEPENDENT`].
+    /// [`MAP_INDEPENDENT`], [`FILTER_ADDRESS`], [`FILTER_INDEPENDENT`], or [`KEEP_ADDRESS`].
     pub options: u32,
 }
 
@@ -348,6 +360,16 @@ pub struct DatagramKey<F: Family> {
     pub zero: u16,
 }
 
+/// Key of `HELD_V4` and `HELD_V6`: a later fragment that came before the first one of its datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
+pub struct HeldKey<F: Family> {
+    /// The datagram.
+    pub datagram: DatagramKey<F>,
+    /// Its place among those held of the datagram, below [`HELD_FRAGMENTS`](crate::fragment::HELD_FRAGMENTS).
+    pub slot: u64,
+}
+
 /// Value of `FRAGMENTS_V4` and `FRAGMENTS_V6`: what the first fragment of a datagram told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -382,8 +404,10 @@ pub enum RuleKind {
     Fip = 1,
     /// IptablesDnatRule.
     Dnat = 2,
-    /// IptablesSnatRule.
+    /// IptablesSnatRule, or a policy of a VpcEgressGateway with `snat`.
     Snat = 3,
+    /// A policy of a VpcEgressGateway without.
+    Forward = 4,
 }
 
 impl RuleKind {
@@ -394,6 +418,7 @@ impl RuleKind {
             1 => Some(Self::Fip),
             2 => Some(Self::Dnat),
             3 => Some(Self::Snat),
+            4 => Some(Self::Forward),
             _ => None,
         }
     }
@@ -453,7 +478,7 @@ records! {
     u32 = 4;
     Timeouts = 28;
     HostLimits = 4 4 4;
-    Config = 4 4 4 4 4 4 2 2 2 1 1 28 12;
+    Config = 4 4 4 4 4 4 4 2 2 2 1 1 1 3 28 12;
     Rule = 1 1 1 1 60;
     Draining = 4 4;
     Slots = 2048;
@@ -484,6 +509,8 @@ records! {
     SnatKey<V6> = 4 16;
     DatagramKey<V4> = 4 4 4 1 1 2;
     DatagramKey<V6> = 16 16 4 1 1 2;
+    HeldKey<V4> = 16 8;
+    HeldKey<V6> = 40 8;
     Datagram = 4 4 2 2;
     Identification = 8 4 4;
     PoolMember<V4> = 4 4 4;

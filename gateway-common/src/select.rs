@@ -2,19 +2,20 @@
 //!
 //! It runs where tenant traffic enters, in front of gateways that are equal but for their address,
 //! and keeps nothing of a flow: the same packet fields give the same slot, and a slot keeps its
-//! member until the group itself changes. So the cost is that of three look-ups, and a selector
-//! that is restarted sends every flow where it went before.
+//! member until the group itself changes. So the cost is that of five look-ups, however many rules
+//! there are, and a selector that is restarted sends every flow where it went before.
 //!
 //! ```text
-//! source in a group's prefixes?  ─no─►  kernel
-//! destination inside the VPC?    ─yes─► kernel
-//! hash ─► slot ─► member         ─none alive─► drop
+//! network of the source, network of the destination ─► choice ─none─► kernel
+//!                                                        │    ─denied─► drop
+//!                     hash ─► slot ─► member  ◄──group───┘
+//!                                └─none alive─► drop
 //! ```
 
 use crate::{
-    family::{Address, Family},
-    forward, icmp_error,
-    nexthop::{Group, HashFields, Member, SLOTS},
+    family::{Address, Family, mix},
+    icmp_error,
+    nexthop::{ChoiceKey, DENIED, Group, HashFields, Member, SLOTS},
     packet::Packet,
     parse::{self, Fragment, Parsed},
     pipeline::{Arrival, Work},
@@ -25,11 +26,17 @@ use crate::{
 
 /// What the selector asks of its surroundings.
 pub trait Groups<F: Family> {
-    /// Whether an address is inside the VPC, so that no gateway is needed to get there.
-    fn is_inside(&mut self, destination: &F::Addr) -> bool;
+    /// The id of the longest network that sources are told apart by; 0 for none.
+    fn source(&mut self, address: &F::Addr) -> u32;
 
-    /// The group for packets from `source`, by the longest prefix that covers it.
-    fn group(&mut self, source: &F::Addr) -> Option<&Group>;
+    /// The id of the longest network that destinations are told apart by; 0 for none.
+    fn destination(&mut self, address: &F::Addr) -> u32;
+
+    /// The id of the group for packets between two networks, or [`DENIED`].
+    fn choice(&mut self, key: &ChoiceKey) -> Option<u32>;
+
+    /// The group of that id.
+    fn group(&mut self, id: u32) -> Option<&Group>;
 
     /// The member of that id.
     fn member(&mut self, id: u32) -> Option<&Member<F>>;
@@ -47,7 +54,7 @@ pub fn process<F: Family, P: Packet, G: Groups<F>>(
     arrival: &Arrival,
 ) -> Verdict<F> {
     match run(work, packet, groups, arrival) {
-        Ok(()) => forward::forward(&work.rewrite),
+        Ok(()) => Verdict::Forward(work.rewrite.next_hop),
         Err(exit) => exit.into(),
     }
 }
@@ -61,14 +68,22 @@ fn run<F: Family, P: Packet, G: Groups<F>>(
 ) -> Result<(), Exit> {
     work.parsed.clear(arrival.direction);
     parse::parse(packet, &mut work.parsed)?;
-    if groups.is_inside(&work.parsed.tuple.endpoints.destination) {
-        return Err(PassReason::VpcInternal.into());
+    let ends = &work.parsed.tuple.endpoints;
+    let key = ChoiceKey {
+        source: groups.source(&ends.source),
+        destination: groups.destination(&ends.destination),
+    };
+    let Some(choice) = groups.choice(&key) else {
+        return Err(PassReason::Unmatched.into());
+    };
+    if choice == DENIED {
+        return Err(DropReason::Denied.into());
     }
     if icmp_error::is_error(&work.parsed) {
         icmp_error::parse_quote(packet, work)?;
     }
-    let Some(group) = groups.group(&work.parsed.tuple.endpoints.source) else {
-        return Err(PassReason::Unmatched.into());
+    let Some(group) = groups.group(choice) else {
+        return Err(DropReason::NoNextHop.into());
     };
     let hash = flow_hash(work, HashFields::from_u8(group.hash), group.seed);
     let id = u32::from(group.slots.get(slot(hash)).copied().unwrap_or(0));
@@ -102,13 +117,19 @@ pub const fn slot(hash: u32) -> usize {
 #[inline(always)]
 fn flow_hash<F: Family>(work: &mut Work<F>, fields: HashFields, seed: u32) -> u32 {
     if icmp_error::is_error(&work.parsed) {
-        let quote = &work.quote;
-        work.reply_key.endpoints.set_reversed(&quote.tuple.endpoints);
-        work.reply_key.protocol = quote.tuple.protocol;
-        return hash(&work.reply_key, quote.fragment == Fragment::Whole, fields, seed);
+        return quoted_hash(work, fields, seed);
     }
     let parsed = &work.parsed;
     hash(&parsed.tuple, parsed.fragment == Fragment::Whole, fields, seed)
+}
+
+/// The hash of the flow that an ICMP error is about, which [`Work::quote`] holds.
+#[inline(always)]
+pub(crate) fn quoted_hash<F: Family>(work: &mut Work<F>, fields: HashFields, seed: u32) -> u32 {
+    let quote = &work.quote;
+    work.reply_key.endpoints.set_reversed(&quote.tuple.endpoints);
+    work.reply_key.protocol = quote.tuple.protocol;
+    hash(&work.reply_key, quote.fragment == Fragment::Whole, fields, seed)
 }
 
 /// A number in which every bit depends on all the fields.
@@ -130,16 +151,6 @@ pub fn hash<F: Family>(tuple: &Tuple<F>, ports: bool, fields: HashFields, seed: 
         hash = mix(hash ^ u32::from(tuple.protocol));
     }
     hash
-}
-
-/// The finaliser of MurmurHash3.
-#[inline(always)]
-const fn mix(mut word: u32) -> u32 {
-    word ^= word >> 16;
-    word = word.wrapping_mul(0x85eb_ca6b);
-    word ^= word >> 13;
-    word = word.wrapping_mul(0xc2b2_ae35);
-    word ^ word >> 16
 }
 
 /// One hop less to live; nothing else of the packet changes.

@@ -3,15 +3,17 @@
 use crate::{
     accounting,
     classify::{self, Action},
-    endpoint_independent::{self, has_port},
+    endpoint_independent::{self, got_port, has_port},
+    expire,
     family::{Address, Family},
     forward,
     mapping::{self, EXHAUSTED_TICKS, PortRange, PortWalk, TRIES, WalkEnd},
     packet::Packet,
-    pipeline::{Arrival, Passage, Work},
+    pipeline::{self, Arrival, Passage, Stage, Work},
     records::{HAIRPIN, MAPPED_SOURCE, MAPPED_TARGET, ORIGINAL, POOL_MEMBERS, Session, Ticks},
+    spread,
     tables::{ClaimError, EipEvent, Route, Tables},
-    tuple::{Direction, Tuple},
+    tuple::Direction,
     verdict::{DropReason, Exit, SESSIONS_OPENED, Tries},
     wire::transport::{ACK, FIN, RST, SYN},
 };
@@ -21,6 +23,9 @@ use crate::{
 /// So a change of routes is followed even if nobody raises [`Config::routing`].
 const ROUTE_EPOCH_SHIFT: u32 = 11;
 
+/// The TCP flags that sessions keep.
+const FLAGS: u8 = FIN | SYN | RST | ACK;
+
 /// Finds the session of a packet, fills `rewrite` and, if the packet may leave, counts it in.
 ///
 /// `false` if there is no session.
@@ -28,7 +33,8 @@ const ROUTE_EPOCH_SHIFT: u32 = 11;
 /// # Errors
 ///
 /// [`DropReason::NoRoute`] if the route that the session needs is gone, [`DropReason::NotInside`]
-/// if only one to the outside is left; or what [`forward::check`] says. Then nothing is counted.
+/// if only one to the outside is left, [`DropReason::NoNextHop`] if none of its routers is alive; or
+/// what [`forward::check`] says. Then nothing is counted.
 #[inline(always)]
 pub fn lookup<F: Family, P: Packet, T: Tables<F>>(
     packet: &mut P,
@@ -38,29 +44,26 @@ pub fn lookup<F: Family, P: Packet, T: Tables<F>>(
     let Some(session) = passage.tables.session(&parsed.tuple) else {
         return Ok(false);
     };
-    let routed = session.routing == passage.config.routing
+    // A SYN may begin a new flow on the tuple: rare enough to look at the route again as well.
+    let settled = session.routing == passage.config.routing
         && session.egress != 0
-        && (session.last_seen ^ passage.arrival.now) >> ROUTE_EPOCH_SHIFT == 0;
+        && (session.last_seen ^ passage.work.arrival.now) >> ROUTE_EPOCH_SHIFT == 0
+        && parsed.tcp_flags & (SYN | ACK) != SYN;
     rewrite.endpoints.set(&session.translated);
     rewrite.next_hop.address.set(&session.next_hop);
     rewrite.next_hop.ifindex = session.egress;
     rewrite.rule = session.rule;
-    let session = if routed {
+    let session = if settled {
         session
     } else {
-        reroute(passage)?;
+        pipeline::apart(Stage::Settle, passage)?;
         let Some(session) = passage.tables.session(&passage.work.parsed.tuple) else {
             return Ok(false);
         };
         session
     };
-    forward::check(packet, passage.work, passage.config, passage.arrival)?;
-    let parsed = &passage.work.parsed;
-    let closing = session.seen & (FIN | RST) != 0;
-    touch(session, parsed.tcp_flags, passage.arrival);
-    if closing && parsed.tcp_flags & (SYN | ACK) == SYN {
-        reopen(&parsed.tuple, passage.tables);
-    }
+    forward::check(packet, passage.work, passage.config)?;
+    touch(session, passage.work.parsed.tcp_flags, &passage.work.arrival);
     Ok(true)
 }
 
@@ -72,39 +75,73 @@ fn touch<F: Family>(session: &mut Session<F>, tcp_flags: u8, arrival: &Arrival) 
     if session.last_seen != arrival.now {
         session.last_seen = arrival.now;
     }
-    let seen = session.seen | tcp_flags & (FIN | SYN | RST | ACK);
+    // What follows a reset takes it back (RFC 7857 section 2.2).
+    let seen = session.seen & !RST | tcp_flags & FLAGS;
     if session.seen != seen {
         session.seen = seen;
     }
 }
 
-/// A SYN on a closing flow begins a new one on the same tuple (RFC 7857 section 2.1).
-#[inline(never)]
-fn reopen<F: Family, T: Tables<F>>(key: &Tuple<F>, tables: &mut T) {
-    let Some(session) = tables.session(key) else {
+/// A SYN on a flow that is closing or has been idle for too long begins a new one on the same tuple;
+/// on a live one it changes nothing.
+#[inline(always)]
+fn reopen<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) {
+    let work = &mut *passage.work;
+    if work.parsed.tcp_flags & (SYN | ACK) != SYN {
+        return;
+    }
+    let Some(session) = passage.tables.session(&work.parsed.tuple) else {
         return;
     };
-    session.seen = SYN;
-    let opposite = session.opposite(key);
-    if let Some(other) = tables.session(&opposite) {
-        other.seen = 0;
-        other.packets = 0;
-        other.bytes = 0;
+    session.write_opposite(&work.parsed.tuple, &mut work.holder_key);
+    expire::keep(session, &mut work.holder);
+    let original = session.flags & ORIGINAL != 0;
+    let Some(other) = passage.tables.session(&work.holder_key) else {
+        return;
+    };
+    let now = work.arrival.now;
+    let timeouts = &passage.config.timeouts;
+    let over = if original {
+        expire::may_reopen(work.parsed.tuple.direction, &work.holder, other, timeouts, now)
+    } else {
+        expire::may_reopen(work.holder_key.direction, other, &work.holder, timeouts, now)
+    };
+    if !over {
+        return;
     }
+    other.seen = 0;
+    if let Some(session) = passage.tables.session(&work.parsed.tuple) {
+        session.seen = 0;
+    }
+}
+
+/// Brings a session up to date whose route may have changed, or which may have ended.
+///
+/// # Errors
+///
+/// As [`lookup`].
+#[inline(always)]
+pub(crate) fn settle<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
+    reroute(passage)?;
+    reopen(passage);
+    Ok(())
 }
 
 /// Looks the route of a session up and keeps it there.
 ///
 /// # Errors
 ///
-/// [`DropReason::NoRoute`] or [`DropReason::NotInside`].
+/// [`DropReason::NoRoute`], [`DropReason::NotInside`] or [`DropReason::NoNextHop`].
 #[inline(always)]
 fn reroute<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
-    let routed = classify::route(passage) == Route::Forward;
-    let leaves = routed && classify::turns_outside(passage);
+    let routed = match classify::route(passage) {
+        Route::Forward if classify::turns_outside(passage) => Err(DropReason::NotInside.into()),
+        Route::Forward => spread::spread_session(passage),
+        Route::Local | Route::Refused => Err(DropReason::NoRoute.into()),
+    };
     let work = &*passage.work;
     if let Some(session) = passage.tables.session(&work.parsed.tuple) {
-        if routed && !leaves {
+        if routed.is_ok() {
             session.next_hop.set(&work.rewrite.next_hop.address);
             session.egress = work.rewrite.next_hop.ifindex;
             session.routing = passage.config.routing;
@@ -113,11 +150,7 @@ fn reroute<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(
             session.egress = 0;
         }
     }
-    match (routed, leaves) {
-        (false, _) => Err(DropReason::NoRoute.into()),
-        (true, true) => Err(DropReason::NotInside.into()),
-        (true, false) => Ok(()),
-    }
+    routed
 }
 
 /// Asks whether the packet may have a session, and drafts it.
@@ -267,11 +300,11 @@ fn complete<F: Family, T>(passage: &mut Passage<'_, F, T>) {
     work.rewrite.rule = work.draft.rule;
     let record = &mut work.draft;
     record.packets = 1;
-    record.bytes = u64::from(passage.arrival.frame_bytes);
+    record.bytes = u64::from(work.arrival.frame_bytes);
     record.translated.set(&work.rewrite.endpoints);
     record.next_hop.set(&work.rewrite.next_hop.address);
     record.egress = work.rewrite.next_hop.ifindex;
-    record.seen = work.parsed.tcp_flags & (FIN | SYN | RST | ACK);
+    record.seen = work.parsed.tcp_flags & FLAGS;
     record.flags = work.flags | ORIGINAL;
 }
 
@@ -293,7 +326,7 @@ fn draft_reply<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) {
     let record = &mut work.draft;
     record.packets = 0;
     record.bytes = 0;
-    record.last_seen = passage.arrival.now;
+    record.last_seen = work.arrival.now;
     record.rule = work.rewrite.rule;
     record.translated.set_reversed(&key.endpoints);
     record.next_hop = F::Addr::default();
@@ -302,14 +335,17 @@ fn draft_reply<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) {
     record.seen = 0;
     record.flags = work.flags;
     record.padding = F::Padding::default();
+    spread::answer_by_the_way_it_came(passage);
 }
 
 /// Chooses source address and port, and inserts the reply's entry; `false` if it was there.
 #[inline(always)]
 fn claim_source<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<bool, Exit> {
     match passage.work.action {
-        Action::OpenKept | Action::OpenMapped | Action::Stateless => claim_kept(passage),
-        Action::OpenPort => claim_port(passage).map(|()| true),
+        Action::OpenKept | Action::OpenMapped | Action::Stateless | Action::Unchanged => {
+            claim_kept(passage)
+        }
+        Action::OpenPort => claim_on_eip(passage).map(|()| true),
         Action::OpenPool => claim_pool(passage).map(|()| true),
     }
 }
@@ -324,7 +360,7 @@ fn claim_pool<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Resul
         };
         passage.work.reply_key.endpoints.destination.set(&member.eip);
         passage.work.draft.rule = member.rule;
-        let outcome = claim_port(passage);
+        let outcome = claim_on_eip(passage);
         if outcome != Err(DropReason::PortsExhausted.into()) {
             return outcome;
         }
@@ -332,89 +368,105 @@ fn claim_pool<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Resul
     Err(DropReason::PortsExhausted.into())
 }
 
-/// Finds a free port of the source port's class: a few at random, then all of them in turn.
+/// Takes a port of the EIP that is in the reply's key: one of a few at random, or the next that is free.
 ///
 /// A protocol without ports has one try: its only tuple.
 #[inline(always)]
-fn claim_port<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
-    let work = &mut *passage.work;
-    let classes = mapping::has_port_classes(work.parsed.tuple.protocol);
-    if !classes && work.parsed.tuple.protocol != F::ICMP {
-        return match passage.tables.claim(&work.reply_key, &work.draft) {
-            Ok(()) => Ok(()),
-            Err(ClaimError::Full) => Err(DropReason::SessionsFull.into()),
-            Err(ClaimError::Occupied) => match claim_over(passage) {
-                WalkEnd::Claimed => Ok(()),
-                WalkEnd::Exhausted => refuse(passage),
-                WalkEnd::Full => Err(DropReason::SessionsFull.into()),
-            },
-        };
+fn claim_on_eip<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
+    let protocol = passage.work.parsed.tuple.protocol;
+    let claimed = if mapping::has_port_classes(protocol) || protocol == F::ICMP {
+        pipeline::apart(Stage::DrawPort, passage)? || pipeline::apart(Stage::WalkPorts, passage)?
+    } else {
+        pipeline::apart(Stage::TryPort, passage)? || pipeline::apart(Stage::ClaimOver, passage)?
+    };
+    if claimed {
+        return Ok(());
     }
-    let source_port = work.parsed.tuple.endpoints.source_port;
-    let range = PortRange::for_source(classes, source_port, passage.config);
-    let mut seed = passage.tables.random();
-    for index in 0..TRIES {
-        work.reply_key.endpoints.destination_port = range.candidate(seed);
-        seed = mapping::next_seed(seed);
-        match passage.tables.claim(&work.reply_key, &work.draft) {
-            Ok(()) if passage.config.mappings != 0 && has_port(work, passage.tables) => {}
-            Ok(()) => {
-                passage.tables.count_event(Tries::at(index + 1).counter());
-                return Ok(());
-            }
-            Err(ClaimError::Occupied) => {}
-            Err(ClaimError::Full) => return Err(DropReason::SessionsFull.into()),
-        }
-    }
-    walk_ports(passage, range, seed)
+    passage.tables.count_event(Tries::Exhausted.counter());
+    passage.tables.count_eip(&passage.work.reply_key.endpoints.destination, EipEvent::Refused);
+    Err(DropReason::PortsExhausted.into())
 }
 
-/// Walks through the whole range, unless that was in vain a moment ago.
+/// The range that the packet's source port is translated into.
 #[inline(always)]
-fn walk_ports<F: Family, T: Tables<F>>(
+fn port_range<F: Family, T>(passage: &Passage<'_, F, T>) -> PortRange {
+    let tuple = &passage.work.parsed.tuple;
+    let classes = mapping::has_port_classes(tuple.protocol);
+    PortRange::for_source(classes, tuple.endpoints.source_port, passage.config)
+}
+
+/// Tries a few ports at random; `false` if all of them are taken.
+#[inline(always)]
+pub(crate) fn draw_port<F: Family, T: Tables<F>>(
     passage: &mut Passage<'_, F, T>,
-    range: PortRange,
-    seed: u32,
-) -> Result<(), Exit> {
-    let now = passage.arrival.now;
+) -> Result<bool, Exit> {
+    let range = port_range(passage);
+    let mut seed = passage.tables.random();
+    for index in 0..TRIES {
+        passage.work.reply_key.endpoints.destination_port = range.candidate(seed);
+        seed = mapping::next_seed(seed);
+        if pipeline::apart(Stage::TryPort, passage)? {
+            passage.tables.count_event(Tries::at(index + 1).counter());
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Inserts the reply's entry with the port that is in its key; `false` if that is taken.
+#[inline(always)]
+pub(crate) fn try_port<F: Family, T: Tables<F>>(
+    passage: &mut Passage<'_, F, T>,
+) -> Result<bool, Exit> {
+    let (work, tables) = (&mut *passage.work, &mut *passage.tables);
+    let mappings = passage.config.mappings != 0;
+    if mappings && has_port(work, tables) {
+        return Ok(false);
+    }
+    match tables.claim(&work.reply_key, &work.draft) {
+        Ok(()) => Ok(!(mappings && got_port(work, tables))),
+        Err(ClaimError::Occupied) => Ok(false),
+        Err(ClaimError::Full) => Err(DropReason::SessionsFull.into()),
+    }
+}
+
+/// Walks through the whole range from a random start, unless that was in vain a moment ago; `false` if
+/// no port is free.
+#[inline(always)]
+pub(crate) fn walk_ports<F: Family, T: Tables<F>>(
+    passage: &mut Passage<'_, F, T>,
+) -> Result<bool, Exit> {
+    let (range, now) = (port_range(passage), passage.work.arrival.now);
     passage.work.reply_key.endpoints.destination_port = range.low();
     let until = passage.tables.exhausted(&passage.work.reply_key);
     if until.is_some_and(|until| elapsed(until, now) <= EXHAUSTED_TICKS) {
-        return refuse(passage);
+        return Ok(false);
     }
     let low = u32::from(range.low());
     let mut walk = PortWalk {
+        start: u32::from(range.candidate(passage.tables.random())) - low,
         work: passage.work,
         timeouts: &passage.config.timeouts,
         mappings: passage.config.mappings != 0,
         external: false,
         low,
         size: range.size(),
-        start: u32::from(range.candidate(seed)) - low,
         end: WalkEnd::Exhausted,
     };
     passage.tables.walk(&mut walk);
     match walk.end {
         WalkEnd::Claimed => {
             passage.tables.count_event(Tries::Walk.counter());
-            Ok(())
+            Ok(true)
         }
         WalkEnd::Full => Err(DropReason::SessionsFull.into()),
         WalkEnd::Exhausted => {
             let key = &mut passage.work.reply_key;
             key.endpoints.destination_port = range.low();
             passage.tables.set_exhausted(key, now.wrapping_add(EXHAUSTED_TICKS));
-            refuse(passage)
+            Ok(false)
         }
     }
-}
-
-/// The EIP has no port left for the packet.
-#[inline(always)]
-fn refuse<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
-    passage.tables.count_event(Tries::Exhausted.counter());
-    passage.tables.count_eip(&passage.work.reply_key.endpoints.destination, EipEvent::Refused);
-    Err(DropReason::PortsExhausted.into())
 }
 
 /// Inserts the reply's entry for a tuple that must be used as it is; `false` if it was there.
@@ -429,29 +481,30 @@ fn claim_kept<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Resul
         Err(ClaimError::Full) => return Err(DropReason::SessionsFull.into()),
         Err(ClaimError::Occupied) => {}
     }
-    match passage.tables.session(key) {
-        Some(there) if there.translated == reply.translated && there.rule == reply.rule => {
-            Ok(false)
-        }
-        _ => match claim_over(passage) {
-            WalkEnd::Claimed => Ok(true),
-            WalkEnd::Exhausted => Err(DropReason::TupleTaken.into()),
-            WalkEnd::Full => Err(DropReason::SessionsFull.into()),
-        },
+    if let Some(there) = passage.tables.session(key)
+        && there.translated == reply.translated
+        && there.rule == reply.rule
+    {
+        return Ok(false);
     }
+    if pipeline::apart(Stage::ClaimOver, passage)? {
+        return Ok(true);
+    }
+    Err(DropReason::TupleTaken.into())
 }
 
-/// Inserts the reply's entry for its only tuple, if the session that has it is over. A function of its
-/// own for its stack frame.
-#[inline(never)]
-fn claim_over<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> WalkEnd {
+/// Inserts the reply's entry for its only tuple, if the session that has it is over.
+#[inline(always)]
+pub(crate) fn claim_over<F: Family, T: Tables<F>>(
+    passage: &mut Passage<'_, F, T>,
+) -> Result<bool, Exit> {
     if mapping::is_taken(passage.work, &passage.config.timeouts, passage.tables) {
-        return WalkEnd::Exhausted;
+        return Ok(false);
     }
     match passage.tables.claim(&passage.work.reply_key, &passage.work.draft) {
-        Ok(()) => WalkEnd::Claimed,
-        Err(ClaimError::Occupied) => WalkEnd::Exhausted,
-        Err(ClaimError::Full) => WalkEnd::Full,
+        Ok(()) => Ok(true),
+        Err(ClaimError::Occupied) => Ok(false),
+        Err(ClaimError::Full) => Err(DropReason::SessionsFull.into()),
     }
 }
 

@@ -3,9 +3,12 @@
 use crate::{
     family::Family,
     mapping::PortWalk,
+    nexthop::NextHopGroup,
+    packet::Packet,
+    pipeline::{Outcome, PacketStage, Passage, Stage},
     records::{
-        Backend, Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, Host, Mapping, MappingKey,
-        PoolMember, Session, Ticks,
+        Backend, Datagram, DatagramKey, Dnat, DnatKey, Fip, FipKey, HeldKey, Host, Mapping,
+        MappingKey, PoolMember, Session, Ticks,
     },
     tuple::Tuple,
     verdict::NextHop,
@@ -148,6 +151,21 @@ pub trait Tables<F: Family> {
     /// Remembers a datagram. It may be forgotten at any time.
     fn set_datagram(&mut self, key: &DatagramKey<F>, datagram: &Datagram);
 
+    /// Keeps a copy of the packet, which is a later fragment, under `key`, unless there is one that is
+    /// younger than [`HELD_FOR`](crate::fragment::HELD_FOR).
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError::Occupied`] if there is; [`ClaimError::Full`] if the packet is too large.
+    fn hold(&mut self, key: &HeldKey<F>, now: Ticks) -> Result<(), ClaimError>;
+
+    /// Whether something is held under `key`.
+    fn is_held(&mut self, key: &HeldKey<F>) -> bool;
+
+    /// Lets the packet, if `own`, and whatever is held of the datagram of `key` come in again, in this
+    /// order. The packet itself goes no further, and of its bytes nothing is left.
+    fn replay(&mut self, key: &mut HeldKey<F>, own: bool, now: Ticks);
+
     /// Takes `count` successive identifications from counter `index` of `IDENTIFICATIONS`; returns
     /// the first. No two CPUs get the same.
     fn identification(&mut self, index: u32, count: u32, now: Ticks) -> u32;
@@ -162,6 +180,9 @@ pub trait Tables<F: Family> {
         next_hop: &mut NextHop<F>,
     ) -> Route;
 
+    /// The next-hop group of the side whose packets have this [`Direction`](crate::tuple::Direction).
+    fn next_hops(&mut self, side: u32) -> Option<&NextHopGroup<F>>;
+
     /// A random number.
     fn random(&mut self) -> u32;
 
@@ -170,4 +191,26 @@ pub trait Tables<F: Family> {
 
     /// Adds one to counter `index` of `COUNTERS`.
     fn count_event(&mut self, index: u32);
+
+    /// Runs a stage of the path, with [`Stage::run`] in the end.
+    #[inline(always)]
+    fn apart(stage: Stage, passage: &mut Passage<'_, F, Self>) -> Outcome
+    where
+        Self: Sized,
+    {
+        stage.run(passage)
+    }
+
+    /// As [`Tables::apart`], with [`PacketStage::run`].
+    #[inline(always)]
+    fn apart_with<P: Packet>(
+        stage: PacketStage,
+        packet: &mut P,
+        passage: &mut Passage<'_, F, Self>,
+    ) -> Outcome
+    where
+        Self: Sized,
+    {
+        stage.run(packet, passage)
+    }
 }

@@ -30,12 +30,12 @@ pub fn translate<F: Family, P: Packet>(
     let (source, destination) = (&new.source, &new.destination);
     let addresses = addresses_difference(parsed, source, destination);
     let header = F::rewrite(packet, ethernet::BYTES, 1, source, destination, addresses)?;
-    packet.add_to_sum(header);
     let ports = write_ports(packet, parsed, (new.source_port, new.destination_port))?;
+    let mut change = header;
     if parsed.checksum != L4Checksum::None {
-        let at = usize::from(parsed.l4) + usize::from(parsed.checksum_at);
-        packet.patch_l4(at, parsed.checksum, ChecksumDelta { addresses, ports })?;
+        change = change.and(packet.patch_l4(parsed, ChecksumDelta { addresses, ports })?);
     }
+    packet.add_to_sum(change);
     Ok(())
 }
 
@@ -101,13 +101,30 @@ pub fn translate_quote<F: Family, P: Packet>(
     if quote.checksum == L4Checksum::None {
         return Ok(changed);
     }
-    let Ok(field) = packet.at::<[u8; 2]>(usize::from(quote.l4) + usize::from(quote.checksum_at))
-    else {
+    let Ok(field) = packet.at::<[u8; 2]>(quote.checksum_offset()) else {
         return Ok(changed);
     };
     let old = *field;
     *field = quote.checksum.patched(old, delta);
     Ok(changed.replace_u16(u16::from_ne_bytes(old), u16::from_ne_bytes(*field)))
+}
+
+/// What the checksum field of a packet holds whose sender leaves the sum to whoever sends it on
+/// (`CHECKSUM_PARTIAL`): the sum of the pseudo header. As it lies in memory.
+///
+/// # Errors
+///
+/// [`Truncated`] if there is no network header.
+#[inline(always)]
+pub fn unfinished_checksum<F: Family, P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed<F>,
+) -> Result<[u8; 2], Truncated> {
+    let length = F::l4_bytes(packet, parsed)?;
+    let (nobody, ends) = (F::Addr::default(), &parsed.tuple.endpoints);
+    let addresses = nobody.difference(&ends.source).and(nobody.difference(&ends.destination));
+    let rest = replaced(0, length).and(replaced(0, u16::from(parsed.tuple.protocol)));
+    Ok(addresses.and(rest).to_sum())
 }
 
 /// The difference of both addresses.

@@ -18,7 +18,8 @@ pub struct NextHop<F: Family> {
 pub enum Verdict<F: Family> {
     /// Rewritten: send it to this neighbour.
     Forward(NextHop<F>),
-    /// Unchanged: the kernel goes on with it.
+    /// Not sent on by this path: the kernel goes on with it as it is, or, for
+    /// [`PassReason::Fragmented`] and [`PassReason::Replayed`], with what is made of copies.
     Pass(PassReason),
     /// Gone.
     Drop(DropReason),
@@ -51,7 +52,10 @@ impl PassReason {
     /// Whether only XDP has this reason: TC never leaves a packet to the kernel for it.
     #[must_use]
     pub const fn is_of_xdp(self) -> bool {
-        matches!(self, Self::NoNeighbor | Self::Unconfirmed | Self::Fragment | Self::IcmpError)
+        matches!(
+            self,
+            Self::NoNeighbor | Self::Unconfirmed | Self::Fragment | Self::IcmpError | Self::Syn
+        )
     }
 }
 
@@ -117,7 +121,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Why a packet was left to the kernel, or by XDP to TC.
+    /// Why a packet was left to the kernel, by XDP to TC, or to whoever goes on with copies of it.
     PassReason from 0 {
         /// Not IPv4 or IPv6: ARP, a VLAN tag, something else.
         NotIp = "not_ip",
@@ -143,6 +147,13 @@ reasons! {
         Fragment = "fragment",
         /// XDP only: an ICMP error, which is for TC.
         IcmpError = "icmp_error",
+        /// Larger than the interface it leaves by takes, and fragments are allowed: the daemon makes them.
+        Fragmented = "fragmented",
+        /// XDP only: a SYN whose MSS is to be clamped, which is for TC.
+        Syn = "syn",
+        /// A first fragment whose later ones came before it, or one of those: it comes in again, with all
+        /// that were held.
+        Replayed = "replayed",
     }
 }
 
@@ -179,7 +190,7 @@ reasons! {
         SessionsFull = "sessions_full",
         /// Another session already uses the translated tuple and the port must be kept.
         TupleTaken = "tuple_taken",
-        /// A later fragment whose ports are not known: its first one has not come.
+        /// A later fragment whose flow is not known, and for which there was no room to be held.
         Fragment = "fragment",
         /// A first fragment too short for its layer-4 header, or a later one that reaches into it.
         FragmentTiny = "fragment_tiny",
@@ -193,6 +204,10 @@ reasons! {
         BadRecord = "bad_record",
         /// The packet could not be rewritten or redirected.
         HelperFailed = "helper_failed",
+        /// A policy route of the VPC says so.
+        Denied = "denied",
+        /// A later fragment before its first one: held, and sent on if that comes soon.
+        FragmentHeld = "fragment_held",
     }
 }
 

@@ -1,10 +1,10 @@
 //! Verdicts as return codes.
 
 use aya_ebpf::{
-    bindings::{TC_ACT_OK, TC_ACT_SHOT},
+    bindings::{TC_ACT_OK, TC_ACT_SHOT, bpf_redir_neigh},
     helpers::generated::bpf_redirect_neigh,
 };
-use gateway_common::verdict::{DropReason, NextHop, Verdict};
+use gateway_common::verdict::{DropReason, NextHop, PassReason, Verdict};
 
 use crate::maps::{self, Maps};
 
@@ -14,10 +14,15 @@ const REDIRECT: i32 = 7;
 /// Carries `verdict` out and counts it. `next_hop` is the one of the verdict, in a map: addresses
 /// that are copied from the stack may lie where the verifier refuses to read them by long words.
 #[inline(always)]
-pub(crate) fn apply<F: Maps>(verdict: &Verdict<F>, next_hop: &NextHop<F>, frame_bytes: u32) -> i32 {
+pub(crate) fn apply<F: Maps>(
+    verdict: &Verdict<F>,
+    next_hop: &NextHop<F>,
+    neighbor: &mut bpf_redir_neigh,
+    frame_bytes: u32,
+) -> i32 {
     let reason = match *verdict {
         Verdict::Forward(_) => {
-            let code = redirect(next_hop);
+            let code = redirect(next_hop, neighbor);
             if code == REDIRECT {
                 return code;
             }
@@ -25,7 +30,11 @@ pub(crate) fn apply<F: Maps>(verdict: &Verdict<F>, next_hop: &NextHop<F>, frame_
         }
         Verdict::Pass(reason) => {
             maps::count(reason.counter(), frame_bytes);
-            return TC_ACT_OK;
+            // Of these, copies go on.
+            return match reason {
+                PassReason::Replayed | PassReason::Fragmented => TC_ACT_SHOT,
+                _ => TC_ACT_OK,
+            };
         }
         Verdict::Drop(reason) => reason,
     };
@@ -33,11 +42,11 @@ pub(crate) fn apply<F: Maps>(verdict: &Verdict<F>, next_hop: &NextHop<F>, frame_
     TC_ACT_SHOT
 }
 
-/// Hands the packet to the neighbour. A function of its own for its stack frame.
-#[inline(never)]
-fn redirect<F: Maps>(next_hop: &NextHop<F>) -> i32 {
-    let mut neighbor = F::neighbor(next_hop.address);
-    let size = size_of_val(&neighbor) as i32;
-    // SAFETY: the helper reads `size` bytes of a local.
-    unsafe { bpf_redirect_neigh(next_hop.ifindex, &mut neighbor, size, 0) as i32 }
+/// Hands the packet to the neighbour.
+#[inline(always)]
+fn redirect<F: Maps>(next_hop: &NextHop<F>, neighbor: &mut bpf_redir_neigh) -> i32 {
+    F::put_neighbor(&next_hop.address, neighbor);
+    let size = size_of_val(neighbor) as i32;
+    // SAFETY: the helper reads `size` bytes of a map's value.
+    unsafe { bpf_redirect_neigh(next_hop.ifindex, neighbor, size, 0) as i32 }
 }

@@ -6,7 +6,7 @@
 //! | `tc_external` | ingress of the interface towards the outside |
 //! | `xdp_internal`, `xdp_external` | the same interfaces' drivers, in front of TC |
 //! | `select` | ingress of an interface of tenants, in front of several gateways |
-//! | `sweep_v4`, `sweep_v6` | run by the daemon: end sessions that are idle or whose rule is gone |
+//! | `sweep_v4`, `sweep_v6` | run by the daemon on frames of session keys: end those that are idle or whose rule is gone |
 #![no_std]
 #![no_main]
 // The target has no `AtomicU32`, and nothing of `AtomicU64` but load and store.
@@ -19,31 +19,35 @@
 )]
 
 mod action;
+mod answers;
+mod clock;
 mod counts;
+mod held;
 mod maps;
+mod oversize;
 mod packet;
 mod select;
+mod stages;
 mod sweep;
 mod users;
 mod xdp;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_OK, TC_ACT_SHOT},
-    helpers::generated::bpf_ktime_get_coarse_ns,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use gateway_common::{
     family::{Family, V4, V6},
     pipeline::{self, Arrival},
-    records::ticks_from_ns,
     tuple::Direction,
-    verdict::{DropReason, PassReason},
+    verdict::{DropReason, PassReason, Verdict},
 };
 
 use crate::{
-    maps::{KernelTables, Maps},
+    maps::{Desk, KernelTables, Maps},
     packet::SkbPacket,
+    stages::Tc,
 };
 
 /// From the VPC.
@@ -81,16 +85,16 @@ pub fn select(ctx: TcContext) -> i32 {
     }
 }
 
-/// Ends sessions over IPv4. Returns how many.
+/// Ends sessions over IPv4 whose keys are in the frame. Returns how many.
 #[classifier]
-pub fn sweep_v4(_ctx: TcContext) -> i32 {
-    sweep::sweep::<V4>()
+pub fn sweep_v4(ctx: TcContext) -> i32 {
+    sweep::sweep::<V4>(ctx.skb.skb)
 }
 
-/// Ends sessions over IPv6. Returns how many.
+/// Ends sessions over IPv6 whose keys are in the frame. Returns how many.
 #[classifier]
-pub fn sweep_v6(_ctx: TcContext) -> i32 {
-    sweep::sweep::<V6>()
+pub fn sweep_v6(ctx: TcContext) -> i32 {
+    sweep::sweep::<V6>(ctx.skb.skb)
 }
 
 /// Sends a frame through the data path of its family.
@@ -143,19 +147,23 @@ fn select_v6(skb: *mut __sk_buff) -> i32 {
 fn datapath<F: Maps>(skb: *mut __sk_buff, direction: Direction) -> i32 {
     let mut packet = SkbPacket::new(skb);
     let arrival = Arrival {
-        // SAFETY: a helper without arguments. Kernel 5.11 has it.
-        now: ticks_from_ns(unsafe { bpf_ktime_get_coarse_ns() }),
+        now: clock::now(),
         ifindex: packet.ifindex(),
         direction,
         frame_bytes: packet::frame_bytes(skb),
     };
-    let mut tables = KernelTables::new(packet.context());
-    let (Some(config), Some(work)) = (maps::config(), maps::work::<F>()) else {
+    let mut tables = KernelTables::<F, Tc>::new(packet.context());
+    let (Some(config), Some(Desk { work, neighbor })) = (maps::config(), maps::desk::<F>()) else {
         maps::count(DropReason::NotConfigured.counter(), arrival.frame_bytes);
         return TC_ACT_SHOT;
     };
-    let verdict = pipeline::process_in(work, &mut packet, &mut tables, config, &arrival);
-    action::apply(&verdict, &work.rewrite.next_hop, arrival.frame_bytes)
+    let mut verdict = pipeline::process_in(work, &mut packet, &mut tables, config, &arrival);
+    if let Verdict::Drop(reason) = verdict {
+        answers::ask::<F>(skb, reason);
+    } else if verdict == Verdict::Pass(PassReason::Fragmented) && oversize::report(skb) == 0 {
+        verdict = Verdict::Drop(DropReason::TooBig);
+    }
+    action::apply(&verdict, &work.rewrite.next_hop, neighbor, arrival.frame_bytes)
 }
 
 /// What the kernel asks of programs that call its GPL-only helpers.

@@ -1,6 +1,7 @@
 //! The maps, and [`Tables`] over them and the kernel's routing table.
 
 mod family;
+mod route;
 
 use core::{
     ffi::c_void,
@@ -11,37 +12,42 @@ use core::{
 use aya_ebpf::{
     bindings::{
         BPF_ANY, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
-        BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNSUPP_LWT,
-        BPF_NOEXIST, bpf_fib_lookup as FibParameters,
+        BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_redir_neigh,
     },
     btf_maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
-    helpers::generated::{
-        bpf_fib_lookup, bpf_for_each_map_elem, bpf_get_prandom_u32, bpf_map_lookup_elem,
-    },
+    helpers::generated::{bpf_for_each_map_elem, bpf_get_prandom_u32, bpf_map_lookup_elem},
     macros::btf_map,
 };
 use gateway_common::{
     family::{Family, V4, V6},
     fragment,
     mapping::PortWalk,
-    pipeline::Work,
+    nexthop::NextHopGroup,
+    packet::Packet,
+    pipeline::{Outcome, PacketStage, Passage, Stage, Work},
     records::{
         Backend, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Draining, Eip, Fip, FipKey,
-        Host, Identification, Mapping, MappingKey, Neighbor, Pool, PoolMember, Rule, Session,
-        Slots, Ticks, USED_TICKS, XdpFacts,
+        HeldKey, Host, Identification, Mapping, MappingKey, Neighbor, Pool, PoolMember, Rule,
+        Session, Slots, Ticks, USED_TICKS, XdpFacts,
     },
     session::elapsed,
+    sweep::NO_RULE,
     tables::{ClaimError, EipEvent, Route, RouteQuery, Tables},
     tuple::Tuple,
     verdict::{COUNTERS as COUNTER_SLOTS, NextHop, Tries},
 };
 
 pub(crate) use self::family::Maps;
-use crate::{counts, users};
+use crate::{
+    counts,
+    held::{self, Held},
+    stages::Hook,
+    users,
+};
 
 /// Default size of a session map: two entries for each of 262 144 flows, as many as conntrack takes
 /// by default. Entries cost memory when they are made, but the map's buckets (16 bytes for each
-/// entry there could be) are there from the start, and every sweep walks them.
+/// entry there could be) are there from the start, and every sweep reads them.
 const SESSION_ENTRIES: usize = 2 << 18;
 
 /// Default number of inside hosts with sessions: one for each flow.
@@ -64,11 +70,18 @@ const EXHAUSTED_ENTRIES: usize = 4096;
 /// some of them free for itself.
 const FRAGMENT_ENTRIES: usize = 1 << 14;
 
+/// Most later fragments that wait for their first one, in each family; the oldest are forgotten first.
+/// 2 MB, taken at the start.
+const HELD_ENTRIES: usize = 1 << 10;
+
 /// Most neighbours that XDP knows; what goes to others is left to TC.
 const NEIGHBOR_ENTRIES: usize = 1 << 14;
 
 /// Most interfaces that packets are redirected to.
 const DEVICE_ENTRIES: usize = 16;
+
+/// Sides that can have a next-hop group.
+const SIDES: usize = 2;
 
 /// Memory is taken when an entry is made, so an idle gateway costs little.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -83,7 +96,10 @@ type Backends<F> = HashMap<u32, Backend<F>, RULE_ENTRIES, ON_DEMAND>;
 type Mappings<F> = HashMap<MappingKey<F>, Mapping<F>, SESSION_ENTRIES, ON_DEMAND>;
 type Exhausted<F> = LruHashMap<Tuple<F>, Ticks, EXHAUSTED_ENTRIES>;
 type Fragments<F> = LruHashMap<DatagramKey<F>, Datagram, FRAGMENT_ENTRIES>;
+type HeldFragments<F> = LruHashMap<HeldKey<F>, Held, HELD_ENTRIES>;
 type Neighbors<F> = HashMap<NextHop<F>, Neighbor, NEIGHBOR_ENTRIES, ON_DEMAND>;
+// Entries are replaced whole; memory that is taken anew keeps a reader from seeing half of each.
+type NextHops<F> = HashMap<u32, NextHopGroup<F>, SIDES, ON_DEMAND>;
 type Snats<F> = LpmTrie<<F as Family>::Addr, Pool<F>, PREFIX_ENTRIES>;
 
 #[btf_map]
@@ -133,6 +149,10 @@ static FRAGMENTS_V4: Fragments<V4> = LruHashMap::new();
 #[btf_map]
 static FRAGMENTS_V6: Fragments<V6> = LruHashMap::new();
 #[btf_map]
+static HELD_V4: HeldFragments<V4> = LruHashMap::new();
+#[btf_map]
+static HELD_V6: HeldFragments<V6> = LruHashMap::new();
+#[btf_map]
 static IDENTIFICATIONS: Array<Identification, { fragment::COUNTERS as usize }> = Array::new();
 // Holds nothing: walking through it is the loop over 65 536 ports (kernel 5.13; bpf_loop is 5.17).
 #[btf_map]
@@ -153,14 +173,28 @@ static NEIGHBORS_V4: Neighbors<V4> = HashMap::new();
 #[btf_map]
 static NEIGHBORS_V6: Neighbors<V6> = HashMap::new();
 #[btf_map]
+static NEXT_HOPS_V4: NextHops<V4> = HashMap::new();
+#[btf_map]
+static NEXT_HOPS_V6: NextHops<V6> = HashMap::new();
+#[btf_map]
 static DEVICES: DevMapHash<DEVICE_ENTRIES> = DevMapHash::new();
 #[btf_map]
 static XDP_COUNTERS: PerCpuArray<Counter, { COUNTER_SLOTS as usize }> = PerCpuArray::new();
 // Where packets are worked on: what is found out about them does not fit on the stack.
 #[btf_map]
-static WORK_V4: PerCpuArray<Work<V4>, 1> = PerCpuArray::new();
+static WORK_V4: PerCpuArray<Desk<V4>, 1> = PerCpuArray::new();
 #[btf_map]
-static WORK_V6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
+static WORK_V6: PerCpuArray<Desk<V6>, 1> = PerCpuArray::new();
+
+/// Where a CPU works on packets of a family.
+#[repr(C)]
+pub(crate) struct Desk<F: Family> {
+    /// What is found out about the packet.
+    pub(crate) work: Work<F>,
+    /// Its next hop as the kernel's helper takes it: here, and not on the stack of a function, whose call
+    /// would cost more than writing it.
+    pub(crate) neighbor: bpf_redir_neigh,
+}
 
 /// The configuration.
 #[inline(always)]
@@ -170,9 +204,15 @@ pub(crate) fn config() -> Option<&'static Config> {
 
 /// Where this CPU works on packets of family `F`.
 #[inline(always)]
-pub(crate) fn work<F: Maps>() -> Option<&'static mut Work<F>> {
+pub(crate) fn desk<F: Maps>() -> Option<&'static mut Desk<F>> {
     // SAFETY: the slot belongs to this CPU, and nothing interrupts one classifier by another.
-    F::WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+    F::WORK.get_ptr_mut(0).map(|desk| unsafe { &mut *desk })
+}
+
+/// What this CPU has found out about its packet of family `F`.
+#[inline(always)]
+pub(crate) fn work<F: Maps>() -> Option<&'static mut Work<F>> {
+    desk().map(|desk| &mut desk.work)
 }
 
 /// Adds one packet to counter `index`.
@@ -214,17 +254,27 @@ pub(crate) fn neighbor<F: Family>(next_hop: &NextHop<F>, now: Ticks) -> Option<&
     }
 }
 
+/// A map to walk through, whose callback gets the numbers from 0 to 65 535.
+#[inline(always)]
+pub(crate) fn ports() -> *mut c_void {
+    let ports: *const _ = &PORTS;
+    ports.cast_mut().cast()
+}
+
 /// Sends the frame to an interface; `None` if it is not among `DEVICES`.
 #[inline(always)]
 pub(crate) fn redirect(ifindex: u32) -> Option<u32> {
     DEVICES.redirect(ifindex, 0).ok()
 }
 
-/// The state of rule `rule`; `None` if there is no such rule.
+/// The state of rule `rule`, or [`NO_RULE`].
 #[inline(always)]
-pub(crate) fn rule_state(rule: u32) -> Option<u8> {
-    // SAFETY: the entry stays readable until the program ends (RCU); only user space writes it.
-    RULES.get_ptr(rule).map(|rule| unsafe { (*rule).state })
+pub(crate) fn rule_state(rule: u32) -> u8 {
+    match RULES.get_ptr(rule) {
+        // SAFETY: the entry stays readable until the program ends (RCU); only user space writes it.
+        Some(rule) => unsafe { (*rule).state },
+        None => NO_RULE,
+    }
 }
 
 /// Counts a session of a rule that is draining.
@@ -247,64 +297,29 @@ pub(crate) fn add(counter: Option<*mut Counter>, bytes: u32) {
     }
 }
 
-/// The maps of family `F`, for one packet.
-pub(crate) struct KernelTables<F> {
+/// The maps of family `F`, for one packet at hook `H`.
+pub(crate) struct KernelTables<F, H> {
     context: *mut c_void,
-    /// Whether TC comes behind, and counts what is refused when it refuses it.
-    in_front: bool,
-    family: PhantomData<F>,
+    kind: PhantomData<(F, H)>,
 }
 
-impl<F: Maps> KernelTables<F> {
+impl<F: Maps, H: Hook> KernelTables<F, H> {
     /// The maps, for the packet of `context`.
     #[inline(always)]
     pub(crate) fn new(context: *mut c_void) -> Self {
-        Self { context, in_front: false, family: PhantomData }
+        Self { context, kind: PhantomData }
     }
-
-    /// The maps, for an XDP program in front of TC.
-    #[inline(always)]
-    pub(crate) fn in_front(context: *mut c_void) -> Self {
-        Self { in_front: true, ..Self::new(context) }
-    }
-}
-
-/// Asks the kernel's routing table. A function of its own for its 64 bytes of stack.
-#[inline(never)]
-fn fib_lookup<F: Maps>(
-    context: *mut c_void,
-    query: &RouteQuery,
-    source: &F::Addr,
-    destination: &F::Addr,
-    next_hop: &mut NextHop<F>,
-) -> u32 {
-    // SAFETY: all-zero is a valid value of this C structure.
-    let mut parameters: FibParameters = unsafe { core::mem::zeroed() };
-    parameters.family = F::AF;
-    parameters.l4_protocol = query.protocol;
-    parameters.ifindex = query.ifindex;
-    F::ask(&mut parameters, source, destination);
-    let size = size_of::<FibParameters>() as i32;
-    // SAFETY: the helper reads and writes `size` bytes of a local.
-    let code = unsafe { bpf_fib_lookup(context, &mut parameters, size, 0) };
-    // An IPv4 route by an IPv6 gateway (RFC 5549) is not supported.
-    if parameters.family != F::AF {
-        return BPF_FIB_LKUP_RET_UNSUPP_LWT;
-    }
-    next_hop.ifindex = parameters.ifindex;
-    next_hop.address = F::answer(&parameters);
-    code as u32
 }
 
 /// One step of a walk through the ports; 1 ends it.
-extern "C" fn try_port<F: Maps>(
+extern "C" fn try_port<F: Maps, H: Hook>(
     _map: *mut c_void,
     index: *const u32,
     _value: *const u8,
     walk: *mut PortWalk<'_, F>,
 ) -> i64 {
     // No step asks for a route, so no context is needed.
-    let mut tables = KernelTables::new(core::ptr::null_mut());
+    let mut tables = KernelTables::<F, H>::new(core::ptr::null_mut());
     // SAFETY: the kernel passes the index and the pointer that `walk` was called with.
     let over = unsafe { (*walk).step(*index, &mut tables) };
     i64::from(over)
@@ -313,7 +328,7 @@ extern "C" fn try_port<F: Maps>(
 /// `-EEXIST`.
 pub(crate) const EXISTS: i32 = -17;
 
-impl<F: Maps> Tables<F> for KernelTables<F> {
+impl<F: Maps, H: Hook> Tables<F> for KernelTables<F, H> {
     #[inline(always)]
     fn session(&mut self, key: &Tuple<F>) -> Option<&mut Session<F>> {
         // SAFETY: the entry stays readable until the program ends (RCU). Other CPUs may write the
@@ -337,12 +352,11 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
 
     #[inline(always)]
     fn walk(&mut self, walk: &mut PortWalk<'_, F>) {
-        let ports: *const _ = &PORTS;
         // SAFETY: the callback has the signature that the kernel calls it with.
         unsafe {
             bpf_for_each_map_elem(
-                ports.cast_mut().cast(),
-                try_port::<F> as *mut c_void,
+                ports(),
+                try_port::<F, H> as *mut c_void,
                 (&raw mut *walk).cast(),
                 0,
             );
@@ -399,7 +413,7 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
 
     #[inline(always)]
     fn count_eip(&mut self, eip: &F::Addr, event: EipEvent) {
-        if self.in_front && matches!(event, EipEvent::Refused) {
+        if H::IN_FRONT && matches!(event, EipEvent::Refused) {
             return;
         }
         counts::count_eip::<F>(eip, event);
@@ -423,7 +437,7 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
 
     #[inline(always)]
     fn refuse_host(&mut self, address: &F::Addr) {
-        if self.in_front {
+        if H::IN_FRONT {
             return;
         }
         counts::refuse_host::<F>(address);
@@ -457,7 +471,7 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
     #[inline(always)]
     fn snat(&mut self, source: &F::Addr, turn: u32) -> Option<PoolMember<F>> {
         // What overflows counts as refused where it began, and that is for TC to count.
-        if self.in_front && turn > 0 {
+        if H::IN_FRONT && turn > 0 {
             return None;
         }
         F::SNATS.get(&Key::new(F::BITS, *source))?.member(source, turn)
@@ -473,6 +487,27 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
     fn set_datagram(&mut self, key: &DatagramKey<F>, datagram: &Datagram) {
         // Forgetting costs the later fragments.
         let _ = F::FRAGMENTS.insert(key, datagram, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn hold(&mut self, key: &HeldKey<F>, now: Ticks) -> Result<(), ClaimError> {
+        if H::IN_FRONT {
+            return Err(ClaimError::Full);
+        }
+        held::hold::<F>(self.context.cast(), key, now)
+    }
+
+    #[inline(always)]
+    fn is_held(&mut self, key: &HeldKey<F>) -> bool {
+        // SAFETY: nothing of it is read.
+        !H::IN_FRONT && unsafe { F::HELD.get(key) }.is_some()
+    }
+
+    #[inline(always)]
+    fn replay(&mut self, key: &mut HeldKey<F>, own: bool, now: Ticks) {
+        if !H::IN_FRONT {
+            held::replay::<F>(self.context.cast(), key, own, now);
+        }
     }
 
     #[inline(always)]
@@ -508,7 +543,7 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
         destination: &F::Addr,
         next_hop: &mut NextHop<F>,
     ) -> Route {
-        match fib_lookup(self.context, query, source, destination, next_hop) {
+        match route::lookup(self.context, query, source, destination, next_hop) {
             // Without a neighbour entry the kernel resolves it when the packet is sent.
             // Whether the packet is too big is for `Packet::exceeds` to say.
             BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
@@ -517,6 +552,12 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
             BPF_FIB_LKUP_RET_NOT_FWDED => Route::Local,
             _ => Route::Refused,
         }
+    }
+
+    #[inline(always)]
+    fn next_hops(&mut self, side: u32) -> Option<&NextHopGroup<F>> {
+        // SAFETY: as in `fip`.
+        unsafe { F::NEXT_HOPS.get(side) }
     }
 
     #[inline(always)]
@@ -532,9 +573,23 @@ impl<F: Maps> Tables<F> for KernelTables<F> {
 
     #[inline(always)]
     fn count_event(&mut self, index: u32) {
-        if self.in_front && index == Tries::Exhausted.counter() {
+        if H::IN_FRONT && index == Tries::Exhausted.counter() {
             return;
         }
         count(index, 0);
+    }
+
+    #[inline(always)]
+    fn apart(stage: Stage, passage: &mut Passage<'_, F, Self>) -> Outcome {
+        Outcome::from_u32(H::apart::<F>(stage, passage.tables.context))
+    }
+
+    #[inline(always)]
+    fn apart_with<P: Packet>(
+        stage: PacketStage,
+        _packet: &mut P,
+        passage: &mut Passage<'_, F, Self>,
+    ) -> Outcome {
+        Outcome::from_u32(H::apart_with::<F>(stage, passage.tables.context))
     }
 }

@@ -13,10 +13,12 @@ use gateway_common::{
     checksum::{ChecksumDelta, Difference, L4Checksum},
     family::Family,
     packet::{Header, Packet, Truncated},
+    parse::Parsed,
     records::{Neighbor, Ticks, XdpFacts},
+    translate,
     tuple::Direction,
     verdict::{NextHop, PassReason},
-    wire::ethernet::{self, Ethernet},
+    wire::ethernet,
 };
 
 use crate::maps;
@@ -37,6 +39,12 @@ pub(crate) struct SkbPacket {
 }
 
 impl SkbPacket {
+    /// The frame of `skb`, whose headers an earlier step has pulled into the linear part.
+    #[inline(always)]
+    pub(crate) fn unchecked(skb: *mut __sk_buff) -> Self {
+        Self { skb }
+    }
+
     /// The frame of `skb`, with its headers pulled into the linear part.
     #[inline(always)]
     pub(crate) fn new(skb: *mut __sk_buff) -> Self {
@@ -63,21 +71,76 @@ impl SkbPacket {
         self.skb.cast()
     }
 
-    /// Adds `difference` to the checksum at `offset`.
+    /// Whether it is a GSO packet.
     #[inline(always)]
-    fn replace(
-        &mut self,
-        offset: u32,
-        difference: Difference,
-        flags: u32,
-    ) -> Result<(), Truncated> {
-        let wsum = u64::from(difference.to_wsum());
-        // SAFETY: the helper checks the offset against the packet.
-        match unsafe { bpf_l4_csum_replace(self.skb, offset, 0, wsum, u64::from(flags)) } {
-            0 => Ok(()),
-            _ => Err(Truncated),
-        }
+    fn is_gso(&self) -> bool {
+        // SAFETY: as in `new`.
+        unsafe { (*self.skb).gso_size != 0 }
     }
+}
+
+/// What [`patch_finished`] returns if the checksum may be one that is to be finished.
+const UNFINISHED: i64 = -1;
+/// What [`patch_finished`] returns if the frame ends before the checksum.
+const TRUNCATED: i64 = -2;
+
+/// Brings a checksum up to date that is finished. Returns by how much the sum of the frame has changed by
+/// that and by the ports, or [`UNFINISHED`] or [`TRUNCATED`].
+#[inline(always)]
+fn patch_finished<F: Family>(
+    skb: *mut __sk_buff,
+    parsed: &Parsed<F>,
+    addresses: Difference,
+    ports: Difference,
+) -> i64 {
+    let mut packet = SkbPacket::unchecked(skb);
+    let Ok(unfinished) = translate::unfinished_checksum(&mut packet, parsed) else {
+        return TRUNCATED;
+    };
+    let Ok(field) = packet.at::<[u8; 2]>(parsed.checksum_offset()) else {
+        return TRUNCATED;
+    };
+    let old = *field;
+    // By chance a finished checksum looks unfinished; the helpers know.
+    if old == unfinished {
+        return UNFINISHED;
+    }
+    let new = parsed.checksum.patched(old, ChecksumDelta { addresses, ports });
+    *field = new;
+    let [old, new] = [old, new].map(u16::from_ne_bytes);
+    i64::from(ports.replace_u16(old, new).to_wsum())
+}
+
+/// Brings the checksum at `offset` up to date, whatever its state. A function of its own for its stack
+/// frame. Here come GSO packets, unfinished checksums, which are those of senders on this machine, and
+/// ICMPv4.
+#[inline(never)]
+fn replace_all(
+    skb: *mut __sk_buff,
+    offset: u32,
+    kind: L4Checksum,
+    addresses: Difference,
+    ports: Difference,
+) -> bool {
+    // Two calls, because an unfinished sum (CHECKSUM_PARTIAL) takes only the addresses and a
+    // finished one that hardware reported (CHECKSUM_COMPLETE) is only changed by them.
+    let optional = match kind {
+        L4Checksum::None => return true,
+        L4Checksum::Plain if ports.is_none() => return true,
+        L4Checksum::Plain => return replace(skb, offset, ports, 0),
+        L4Checksum::Pseudo => 0,
+        L4Checksum::PseudoOptional => BPF_F_MARK_MANGLED_0,
+    };
+    replace(skb, offset, addresses, BPF_F_PSEUDO_HDR | optional)
+        && (ports.is_none() || replace(skb, offset, ports, optional))
+}
+
+/// Adds `difference` to the checksum at `offset`.
+#[inline(always)]
+fn replace(skb: *mut __sk_buff, offset: u32, difference: Difference, flags: u32) -> bool {
+    let wsum = u64::from(difference.to_wsum());
+    // SAFETY: the helper checks the offset against the packet.
+    unsafe { bpf_l4_csum_replace(skb, offset, 0, wsum, u64::from(flags)) == 0 }
 }
 
 /// Length of the frame in bytes, Ethernet header included.
@@ -165,27 +228,28 @@ impl Packet for SkbPacket {
     }
 
     #[inline(always)]
-    fn patch_l4(
+    fn patch_l4<F: Family>(
         &mut self,
-        offset: usize,
-        kind: L4Checksum,
+        parsed: &Parsed<F>,
         delta: ChecksumDelta,
-    ) -> Result<(), Truncated> {
-        let offset = offset as u32;
-        // Two calls, because an unfinished sum (CHECKSUM_PARTIAL) takes only the addresses and a
-        // finished one that hardware reported (CHECKSUM_COMPLETE) is only changed by them.
-        let optional = match kind {
-            L4Checksum::None => return Ok(()),
-            L4Checksum::Plain if delta.ports.is_none() => return Ok(()),
-            L4Checksum::Plain => return self.replace(offset, delta.ports, 0),
-            L4Checksum::Pseudo => 0,
-            L4Checksum::PseudoOptional => BPF_F_MARK_MANGLED_0,
-        };
-        self.replace(offset, delta.addresses, BPF_F_PSEUDO_HDR | optional)?;
-        if delta.ports.is_none() {
-            return Ok(());
+    ) -> Result<Difference, Truncated> {
+        let pseudo = matches!(parsed.checksum, L4Checksum::Pseudo | L4Checksum::PseudoOptional);
+        // Helper calls cost more than all of this. Of a GSO packet nobody knows what its length in the
+        // pseudo header is.
+        if pseudo && !self.is_gso() {
+            let change = patch_finished(self.skb, parsed, delta.addresses, delta.ports);
+            match u32::try_from(change) {
+                Ok(wsum) => return Ok(Difference::from_wsum(wsum)),
+                Err(_) if change == TRUNCATED => return Err(Truncated),
+                Err(_) => {}
+            }
         }
-        self.replace(offset, delta.ports, optional)
+        let at = parsed.checksum_offset();
+        if replace_all(self.skb, at as u32, parsed.checksum, delta.addresses, delta.ports) {
+            Ok(Difference::NONE)
+        } else {
+            Err(Truncated)
+        }
     }
 }
 
@@ -213,8 +277,8 @@ impl XdpPacket {
         now: Ticks,
     ) -> Self {
         let mut packet = Self { now, ..Self::unchecked(context) };
-        let own = words(facts.mac(direction));
-        packet.for_this_host = packet.at::<[u8; 6]>(0).is_ok_and(|to| words(to) == own);
+        let own = ethernet::words(facts.mac(direction));
+        packet.for_this_host = packet.at::<[u8; 6]>(0).is_ok_and(|to| ethernet::words(to) == own);
         packet
     }
 
@@ -234,18 +298,16 @@ impl XdpPacket {
     /// Writes the addresses of the next hop that [`Packet::reach`] has found.
     #[inline(always)]
     pub(crate) fn address(&mut self) -> Result<(), Truncated> {
-        let neighbor = self.neighbor.ok_or(Truncated)?;
-        let header = self.at::<Ethernet>(0)?;
-        header.destination = neighbor.destination;
-        header.source = neighbor.source;
+        let neighbor: *const Neighbor = self.neighbor.ok_or(Truncated)?;
+        // By words: arrays of six bytes are copied by a call.
+        // SAFETY: both addresses lie at the start of the record, which is aligned for words.
+        let [a, b, c] = unsafe { neighbor.cast::<[u32; 3]>().read() };
+        let header = self.at::<[[u8; 4]; 3]>(0)?;
+        header[0] = a.to_ne_bytes();
+        header[1] = b.to_ne_bytes();
+        header[2] = c.to_ne_bytes();
         Ok(())
     }
-}
-
-/// A MAC address as two words: arrays are compared by a call.
-#[inline(always)]
-fn words(mac: &[u8; 6]) -> (u32, u16) {
-    (u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]), u16::from_ne_bytes([mac[4], mac[5]]))
 }
 
 /// Length of the frame in bytes.
@@ -293,16 +355,4 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn add_to_sum(&mut self, _difference: Difference) {}
-
-    #[inline(always)]
-    fn patch_l4(
-        &mut self,
-        offset: usize,
-        kind: L4Checksum,
-        delta: ChecksumDelta,
-    ) -> Result<(), Truncated> {
-        let field = self.at::<[u8; 2]>(offset)?;
-        *field = kind.patched(*field, delta);
-        Ok(())
-    }
 }

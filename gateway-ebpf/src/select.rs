@@ -3,27 +3,29 @@
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_NO_PREALLOC, TC_ACT_SHOT},
     btf_maps::{HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
-    helpers::generated::bpf_ktime_get_coarse_ns,
     macros::btf_map,
 };
 use gateway_common::{
     family::{Family, V4, V6},
-    nexthop::{Group, MEMBER_IDS, Member},
+    nexthop::{ChoiceKey, Group, MEMBER_IDS, Member},
     pipeline::Arrival,
-    records::{Counter, ticks_from_ns},
+    records::Counter,
     select::{self, Groups},
     tuple::Direction,
     verdict::DropReason,
 };
 
 use crate::{
-    action,
-    maps::{self, Maps},
+    action, clock,
+    maps::{self, Desk, Maps},
     packet::{self, SkbPacket},
 };
 
-/// Most prefixes: of tenants that groups serve, or inside the VPC.
+/// Most networks that sources, or destinations, are told apart by.
 const PREFIX_ENTRIES: usize = 1 << 14;
+
+/// Most pairs of networks.
+const CHOICE_ENTRIES: usize = 1 << 16;
 
 /// Most groups.
 const GROUP_ENTRIES: usize = 256;
@@ -35,13 +37,15 @@ type Prefixes<F> = LpmTrie<<F as Family>::Addr, u32, PREFIX_ENTRIES>;
 type Members<F> = HashMap<u32, Member<F>, MEMBER_IDS, ON_DEMAND>;
 
 #[btf_map]
-static SELECT_V4: Prefixes<V4> = LpmTrie::new();
+static SOURCES_V4: Prefixes<V4> = LpmTrie::new();
 #[btf_map]
-static SELECT_V6: Prefixes<V6> = LpmTrie::new();
+static SOURCES_V6: Prefixes<V6> = LpmTrie::new();
 #[btf_map]
-static INSIDE_V4: Prefixes<V4> = LpmTrie::new();
+static DESTINATIONS_V4: Prefixes<V4> = LpmTrie::new();
 #[btf_map]
-static INSIDE_V6: Prefixes<V6> = LpmTrie::new();
+static DESTINATIONS_V6: Prefixes<V6> = LpmTrie::new();
+#[btf_map]
+static CHOICES: HashMap<ChoiceKey, u32, CHOICE_ENTRIES, ON_DEMAND> = HashMap::new();
 #[btf_map]
 static GROUPS: HashMap<u32, Group, GROUP_ENTRIES, ON_DEMAND> = HashMap::new();
 #[btf_map]
@@ -53,20 +57,20 @@ static MEMBER_COUNTERS: PerCpuArray<Counter, MEMBER_IDS> = PerCpuArray::new();
 
 /// A family's maps of the selector.
 pub(crate) trait SelectMaps: Maps {
-    const SELECT: &'static Prefixes<Self>;
-    const INSIDE: &'static Prefixes<Self>;
+    const SOURCES: &'static Prefixes<Self>;
+    const DESTINATIONS: &'static Prefixes<Self>;
     const MEMBERS: &'static Members<Self>;
 }
 
 impl SelectMaps for V4 {
-    const SELECT: &'static Prefixes<V4> = &SELECT_V4;
-    const INSIDE: &'static Prefixes<V4> = &INSIDE_V4;
+    const SOURCES: &'static Prefixes<V4> = &SOURCES_V4;
+    const DESTINATIONS: &'static Prefixes<V4> = &DESTINATIONS_V4;
     const MEMBERS: &'static Members<V4> = &MEMBERS_V4;
 }
 
 impl SelectMaps for V6 {
-    const SELECT: &'static Prefixes<V6> = &SELECT_V6;
-    const INSIDE: &'static Prefixes<V6> = &INSIDE_V6;
+    const SOURCES: &'static Prefixes<V6> = &SOURCES_V6;
+    const DESTINATIONS: &'static Prefixes<V6> = &DESTINATIONS_V6;
     const MEMBERS: &'static Members<V6> = &MEMBERS_V6;
 }
 
@@ -74,20 +78,30 @@ struct KernelGroups;
 
 impl<F: SelectMaps> Groups<F> for KernelGroups {
     #[inline(always)]
-    fn is_inside(&mut self, destination: &F::Addr) -> bool {
-        F::INSIDE.get(&Key::new(F::BITS, *destination)).is_some()
+    fn source(&mut self, address: &F::Addr) -> u32 {
+        F::SOURCES.get(&Key::new(F::BITS, *address)).copied().unwrap_or(0)
     }
 
     #[inline(always)]
-    fn group(&mut self, source: &F::Addr) -> Option<&Group> {
-        let id = *F::SELECT.get(&Key::new(F::BITS, *source))?;
+    fn destination(&mut self, address: &F::Addr) -> u32 {
+        F::DESTINATIONS.get(&Key::new(F::BITS, *address)).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn choice(&mut self, key: &ChoiceKey) -> Option<u32> {
         // SAFETY: the entry stays readable until the program ends; only user space writes it.
+        unsafe { CHOICES.get(*key) }.copied()
+    }
+
+    #[inline(always)]
+    fn group(&mut self, id: u32) -> Option<&Group> {
+        // SAFETY: as in `choice`.
         unsafe { GROUPS.get(id) }
     }
 
     #[inline(always)]
     fn member(&mut self, id: u32) -> Option<&Member<F>> {
-        // SAFETY: as in `group`.
+        // SAFETY: as in `choice`.
         unsafe { F::MEMBERS.get(id) }
     }
 
@@ -102,16 +116,15 @@ impl<F: SelectMaps> Groups<F> for KernelGroups {
 pub(crate) fn run<F: SelectMaps>(skb: *mut __sk_buff) -> i32 {
     let mut packet = SkbPacket::new(skb);
     let arrival = Arrival {
-        // SAFETY: a helper without arguments.
-        now: ticks_from_ns(unsafe { bpf_ktime_get_coarse_ns() }),
+        now: clock::now(),
         ifindex: packet.ifindex(),
         direction: Direction::Outbound,
         frame_bytes: packet::frame_bytes(skb),
     };
-    let Some(work) = maps::work::<F>() else {
+    let Some(Desk { work, neighbor }) = maps::desk::<F>() else {
         maps::count(DropReason::NotConfigured.counter(), arrival.frame_bytes);
         return TC_ACT_SHOT;
     };
     let verdict = select::process(work, &mut packet, &mut KernelGroups, &arrival);
-    action::apply(&verdict, &work.rewrite.next_hop, arrival.frame_bytes)
+    action::apply(&verdict, &work.rewrite.next_hop, neighbor, arrival.frame_bytes)
 }

@@ -2,96 +2,105 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_for_each_map_elem, bpf_ktime_get_coarse_ns};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_for_each_map_elem, bpf_skb_load_bytes},
+};
 use gateway_common::{
     accounting,
     endpoint_independent::KeySlot,
-    expire,
-    records::{ORIGINAL, RuleState, Session, ticks_from_ns, ticks_from_secs},
-    session::elapsed,
+    records::{ORIGINAL, RuleState, Session},
+    sweep::{self, Fate, HEADER_BYTES},
     tuple::Tuple,
     verdict::SESSIONS_CLOSED,
 };
 
-use crate::maps::{self, KernelTables, Maps};
+use crate::{
+    clock,
+    maps::{self, KernelTables, Maps},
+    stages::Tc,
+};
 
-/// How long an entry without its other half is left alone: the half may be on its way.
-const ORPHAN_TICKS: u32 = ticks_from_secs(10);
-
-/// Walks the session map of a family. Returns how many sessions ended.
-#[inline(always)]
-pub(crate) fn sweep<F: Maps>() -> i32 {
-    let mut ended: u32 = 0;
-    let map: *const _ = F::SESSIONS;
-    // SAFETY: the callback has the signature that the kernel calls it with.
-    unsafe {
-        bpf_for_each_map_elem(
-            map.cast_mut().cast(),
-            visit::<F> as *mut c_void,
-            (&raw mut ended).cast(),
-            0,
-        );
-    }
-    ended as i32
+/// A frame of keys, and what became of them.
+struct Walk {
+    skb: *mut __sk_buff,
+    ended: u32,
 }
 
-/// Looks at one entry; returns 0, so that the walk goes on.
+/// Looks at the session entries whose keys are in the frame. Returns how many sessions ended.
+#[inline(always)]
+pub(crate) fn sweep<F: Maps>(skb: *mut __sk_buff) -> i32 {
+    let mut walk = Walk { skb, ended: 0 };
+    // SAFETY: the callback has the signature that the kernel calls it with.
+    unsafe {
+        bpf_for_each_map_elem(maps::ports(), visit::<F> as *mut c_void, (&raw mut walk).cast(), 0);
+    }
+    walk.ended as i32
+}
+
+/// Looks at the `index`-th key; returns 1 behind the last one.
 extern "C" fn visit<F: Maps>(
     _map: *mut c_void,
-    key: *const Tuple<F>,
-    session: *const Session<F>,
-    ended: *mut u32,
+    index: *const u32,
+    _value: *const u8,
+    walk: *mut Walk,
 ) -> i64 {
-    // SAFETY: the kernel passes pointers to a live entry and to the local of `sweep`.
-    let (key, session) = unsafe { (*key, &*session) };
-    if is_over(&key, session) {
-        let original = session.flags & ORIGINAL != 0;
-        let (opposite, flags) = (session.opposite(&key), session.flags);
-        let _ = F::SESSIONS.remove(opposite);
-        // Another CPU may have needed its tuple and removed it meanwhile.
-        if F::SESSIONS.remove(key).is_ok() && original {
-            // SAFETY: as above.
-            unsafe { *ended += 1 };
-            maps::count(SESSIONS_CLOSED, 0);
-            let mut tables = KernelTables::new(core::ptr::null_mut());
-            let mut keys = [KeySlot::default(); 2];
-            accounting::closed(&key, &opposite, flags, &mut keys, &mut tables);
+    let mut key = Tuple::<F>::default();
+    // SAFETY: the kernel passes the index and the pointer to the local of `sweep`; the helper writes as
+    // many bytes as a key has.
+    let missing = unsafe {
+        let offset = HEADER_BYTES as u32 + *index * size_of::<Tuple<F>>() as u32;
+        let skb: *const c_void = (*walk).skb.cast();
+        bpf_skb_load_bytes(skb, offset, (&raw mut key).cast(), size_of::<Tuple<F>>() as u32)
+    };
+    if missing != 0 {
+        return 1;
+    }
+    // SAFETY: the entry stays readable until the program ends (RCU).
+    let Some(session) = F::SESSIONS.get_ptr(key).map(|session| unsafe { &*session }) else {
+        return 0;
+    };
+    match fate(&key, session) {
+        Fate::Stays => {}
+        Fate::Drains => maps::count_draining(session.rule),
+        Fate::Ends => {
+            if end(&key, session) {
+                // SAFETY: as above.
+                unsafe { (*walk).ended += 1 };
+            }
         }
     }
     0
 }
 
-/// Whether the session with this entry ends. The original entry decides for both.
 #[inline(always)]
-fn is_over<F: Maps>(key: &Tuple<F>, session: &Session<F>) -> bool {
-    // SAFETY: a helper without arguments.
-    let now = ticks_from_ns(unsafe { bpf_ktime_get_coarse_ns() });
-    let opposite = F::SESSIONS.get_ptr(session.opposite(key));
-    if session.flags & ORIGINAL == 0 {
-        let idle = elapsed(now, session.last_seen);
-        return opposite.is_none() && idle > ORPHAN_TICKS && idle < u32::MAX / 2;
-    }
-    let state = match session.rule {
+fn fate<F: Maps>(key: &Tuple<F>, session: &Session<F>) -> Fate {
+    let now = clock::now();
+    let rule = match session.rule {
         0 => RuleState::Active as u8,
-        rule => match maps::rule_state(rule) {
-            Some(state) => state,
-            None => return true,
-        },
+        rule => maps::rule_state(rule),
     };
     let Some(config) = maps::config() else {
+        return Fate::Stays;
+    };
+    // SAFETY: as in `visit`.
+    let opposite = F::SESSIONS.get_ptr(session.opposite(key)).map(|reply| unsafe { &*reply });
+    sweep::fate(key, session, opposite, rule, &config.timeouts, now)
+}
+
+/// Removes both entries; `true` if that was a session.
+#[inline(always)]
+fn end<F: Maps>(key: &Tuple<F>, session: &Session<F>) -> bool {
+    let original = session.flags & ORIGINAL != 0;
+    let (opposite, flags) = (session.opposite(key), session.flags);
+    let _ = F::SESSIONS.remove(opposite);
+    // Another CPU may have needed its tuple and removed it meanwhile.
+    if F::SESSIONS.remove(*key).is_err() || !original {
         return false;
-    };
-    let reply = match opposite {
-        // SAFETY: the entry stays readable until the program ends (RCU).
-        Some(reply) => unsafe { &*reply },
-        None => session,
-    };
-    let (protocol, direction) = (key.protocol, key.direction);
-    if expire::is_expired(protocol, direction, session, reply, &config.timeouts, now) {
-        return true;
     }
-    if state == RuleState::Draining as u8 {
-        maps::count_draining(session.rule);
-    }
-    false
+    maps::count(SESSIONS_CLOSED, 0);
+    let mut tables = KernelTables::<F, Tc>::new(core::ptr::null_mut());
+    let mut keys = [KeySlot::default(); 2];
+    accounting::closed(key, &opposite, flags, &mut keys, &mut tables);
+    true
 }

@@ -1,26 +1,24 @@
 //! The accelerator: packets that can be finished in the driver are, all others go on to TC as they
 //! are.
 
-use aya_ebpf::{
-    bindings::{
-        xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
-        xdp_md,
-    },
-    helpers::generated::bpf_ktime_get_coarse_ns,
+use aya_ebpf::bindings::{
+    xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    xdp_md,
 };
 use gateway_common::{
     family::{Family, V4, V6},
     packet::Packet,
     pipeline::{self, Arrival},
-    records::ticks_from_ns,
     tuple::Direction,
     verdict::{DropReason, PassReason, Verdict, XDP_FORWARDED},
     wire::ethernet::Ethernet,
 };
 
 use crate::{
+    clock,
     maps::{self, KernelTables, Maps},
     packet::{XdpPacket, xdp_frame_bytes},
+    stages::Xdp,
 };
 
 /// Sends a frame through the data path of its family.
@@ -54,15 +52,14 @@ fn datapath_v6(context: *mut xdp_md, direction: Direction) -> u32 {
 #[inline(always)]
 fn datapath<F: Maps>(context: *mut xdp_md, direction: Direction) -> u32 {
     let frame_bytes = xdp_frame_bytes(context);
-    // SAFETY: a helper without arguments. Kernel 5.11 has it.
-    let now = ticks_from_ns(unsafe { bpf_ktime_get_coarse_ns() });
+    let now = clock::now();
     let facts = match maps::xdp_facts() {
         Some(facts) if facts.hold_at(now) => facts,
         _ => return leave(PassReason::Unconfirmed.counter(), frame_bytes),
     };
     let mut packet = XdpPacket::new(context, facts, direction, now);
     let arrival = Arrival { now, ifindex: packet.ifindex(), direction, frame_bytes };
-    let mut tables = KernelTables::in_front(packet.context());
+    let mut tables = KernelTables::<F, Xdp>::new(packet.context());
     let verdict = match (maps::config(), maps::work::<F>()) {
         (Some(config), Some(work)) => {
             pipeline::process_in(work, &mut packet, &mut tables, config, &arrival)

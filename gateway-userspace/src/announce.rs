@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, socket};
@@ -29,6 +29,9 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 #[derive(Clone, Debug, Default)]
 pub struct Announcer {
     wanted: Arc<Mutex<BTreeSet<IpAddr>>>,
+    /// Open for good once it is: the kernel waits for a grace period of RCU, tens of milliseconds, when a
+    /// packet socket is closed, and so would everything else here.
+    socket: Arc<OnceLock<OwnedFd>>,
 }
 
 impl Announcer {
@@ -52,7 +55,7 @@ impl Announcer {
                     let all = announcer.lock();
                     addresses.iter().filter(|address| all.contains(address)).copied().collect()
                 };
-                if let Err(error) = send_all(ifindex, mac, &wanted) {
+                if let Err(error) = announcer.send_all(ifindex, mac, &wanted) {
                     eprintln!("announce: failed to send on interface #{ifindex}: {error}");
                     return;
                 }
@@ -60,25 +63,33 @@ impl Announcer {
         });
     }
 
+    fn send_all(&self, ifindex: u32, mac: [u8; 6], addresses: &[IpAddr]) -> io::Result<()> {
+        let socket = self.socket()?.as_raw_fd();
+        for address in addresses {
+            let (ether_type, frame) = match address {
+                IpAddr::V4(address) => (ARP, gratuitous_arp(mac, *address)),
+                IpAddr::V6(address) => (IPV6, unsolicited_advertisement(mac, *address)),
+            };
+            let to = link_address(ifindex, ether_type, [0xff; 6])
+                .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+            sendto(socket, &frame, &to, MsgFlags::empty())?;
+        }
+        Ok(())
+    }
+
+    fn socket(&self) -> io::Result<&OwnedFd> {
+        if let Some(socket) = self.socket.get() {
+            return Ok(socket);
+        }
+        // Protocol 0: the socket receives nothing.
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fresh = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+        Ok(self.socket.get_or_init(|| fresh))
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeSet<IpAddr>> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn send_all(ifindex: u32, mac: [u8; 6], addresses: &[IpAddr]) -> io::Result<()> {
-    // Protocol 0: the socket receives nothing.
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket: OwnedFd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
-    for address in addresses {
-        let (ether_type, frame) = match address {
-            IpAddr::V4(address) => (ARP, gratuitous_arp(mac, *address)),
-            IpAddr::V6(address) => (IPV6, unsolicited_advertisement(mac, *address)),
-        };
-        let to = link_address(ifindex, ether_type, [0xff; 6])
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        sendto(socket.as_raw_fd(), &frame, &to, MsgFlags::empty())?;
-    }
-    Ok(())
 }
 
 fn ethernet(destination: [u8; 6], source: [u8; 6], ether_type: u16) -> Vec<u8> {
@@ -118,12 +129,16 @@ fn unsolicited_advertisement(mac: [u8; 6], address: Ipv6Addr) -> Vec<u8> {
     frame
 }
 
-fn icmpv6_checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
+pub(crate) fn icmpv6_checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
-    let pseudo =
-        [&source.octets()[..], &destination.octets(), &length, &[0, 0, 0, ICMPV6]].concat();
-    let words = pseudo.chunks(2).chain(message.chunks(2));
-    let mut sum: u32 = words
+    let pseudo = [&source.octets()[..], &destination.octets(), &length, &[0, 0, 0, ICMPV6]];
+    checksum(&[&pseudo.concat(), message].concat())
+}
+
+/// The checksum of RFC 1071. What includes its own sum has 0.
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
+    let mut sum: u32 = bytes
+        .chunks(2)
         .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
         .sum();
     while sum > 0xffff {

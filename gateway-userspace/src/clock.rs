@@ -5,7 +5,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use gateway_common::records::{Ticks, ticks_from_ns};
 use nix::time::{ClockId, clock_gettime};
 
-/// The time as the data path counts it: `bpf_ktime_get_coarse_ns` is `CLOCK_MONOTONIC_COARSE`.
+/// The time as the data path counts it: `bpf_ktime_get_coarse_ns` is `CLOCK_MONOTONIC_COARSE`, and jiffies
+/// are counted with it.
 #[must_use]
 pub fn ticks() -> Ticks {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Duration::from);
@@ -21,9 +22,19 @@ pub const fn duration(ticks: Ticks) -> Duration {
 /// Seconds since 1970.
 #[must_use]
 pub fn unix_seconds() -> u64 {
+    since_1970().as_secs()
+}
+
+/// Nanoseconds since 1970, as files are stamped.
+#[must_use]
+pub fn unix_nanos() -> i128 {
+    i128::try_from(since_1970().as_nanos()).unwrap_or(i128::MAX)
+}
+
+fn since_1970() -> Duration {
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     let now = SystemTime::now();
-    now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    now.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The present moment, for intervals.

@@ -5,6 +5,7 @@
 //! backend that goes while its port is still shared stays in the image without a slot: it drains.
 //! Encoding the same state again gives the same image, generation included.
 
+pub mod part;
 mod share;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,8 @@ use std::net::IpAddr;
 use gateway_common::family::{V4, V6};
 use gateway_common::records::{
     ABI_VERSION, BACKEND_SLOTS, Balance, Config, Dnat, DnatKey, Fip, FipKey, HostLimits,
-    MAP_INDEPENDENT, POOL_MEMBERS, PoolMember, Rule, RuleState, SnatKey, Timeouts, Unmatched,
+    KEEP_ADDRESS, MAP_INDEPENDENT, POOL_MEMBERS, Pool, PoolMember, Rule, RuleState, SnatKey,
+    Timeouts, Unmatched,
 };
 use gateway_common::tuple::Direction;
 use gateway_common::wire::transport::{TCP, UDP};
@@ -53,6 +55,34 @@ pub struct Surroundings {
     pub timeouts: Timeouts,
     /// What one inside host may have.
     pub host_limits: HostLimits,
+    /// What the segments of new TCP connections are made to fit.
+    pub mss_clamp: MssClamp,
+    /// Whether there is a next-hop group.
+    pub next_hops: bool,
+}
+
+/// What the segments of TCP connections are made to fit (`--mss-clamp`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MssClamp {
+    /// What their ends announce.
+    #[default]
+    Off,
+    /// The smaller MTU of both interfaces.
+    Auto,
+    /// This many bytes over IPv4; 20 fewer over IPv6.
+    Bytes(u16),
+}
+
+impl MssClamp {
+    /// The MTU in bytes that segments are made to fit; 0 for none.
+    #[must_use]
+    pub fn mtu(self, internal: u32, external: u32) -> u32 {
+        match self {
+            Self::Off => 0,
+            Self::Auto => internal.min(external),
+            Self::Bytes(bytes) => u32::from(bytes) + 40,
+        }
+    }
 }
 
 /// An interface as the data path knows it.
@@ -73,11 +103,14 @@ impl Surroundings {
             external_ifindex: self.external.ifindex,
             internal_mtu: self.internal.mtu,
             external_mtu: self.external.mtu,
+            clamp_mtu: self.mss_clamp.mtu(self.internal.mtu, self.external.mtu),
             routing: self.routing,
             port_low: self.port_range.0,
             port_high: self.port_range.1,
             unmatched: self.unmatched as u8,
             mappings: 0,
+            next_hops: u8::from(self.next_hops),
+            zero: [0; 3],
             timeouts: self.timeouts,
             host_limits: self.host_limits,
         }
@@ -155,6 +188,7 @@ pub fn encode(
     encoder.fips(desired);
     encoder.dnats(desired);
     encoder.snats(desired);
+    encoder.forwards(desired);
     let Encoder { mut image, overflows, .. } = encoder;
     image.config = configure(&image, surroundings, live);
     Encoded { image, overflows }
@@ -334,6 +368,32 @@ impl Encoder<'_> {
         Ok(())
     }
 
+    fn forwards(&mut self, desired: &DesiredState) {
+        for (source, owner) in &desired.forwards {
+            let done = match source {
+                IpNet::V4(_) => self.forward::<V4>(*source, owner),
+                IpNet::V6(_) => self.forward::<V6>(*source, owner),
+            };
+            self.overflows.extend(done.err());
+        }
+    }
+
+    fn forward<F: Addressing>(&mut self, source: IpNet, owner: &Owner) -> Result<(), Overflow> {
+        let Some(network) = F::encode(source.network()) else { return Ok(()) };
+        let key = SnatKey { prefix_len: u32::from(source.prefix_len()), network };
+        room(F::of(&self.image).snats.len(), PREFIX_ENTRIES, "the SNAT map", owner)?;
+        let there = F::of(self.ids.live).snats.get(&key);
+        let keeps = |one: &&PoolMember<F>| one.options & KEEP_ADDRESS != 0;
+        let same = there.and_then(|pool| members(pool).iter().find(keeps));
+        let same = same.map(|member| member.rule);
+        let rule = self.rule(owner, Content::Forward { source }, same)?;
+        let mut pool = Pool::<F> { length: 1, ..Pool::default() };
+        pool.members[0].rule = rule;
+        pool.members[0].options = KEEP_ADDRESS;
+        F::of_mut(&mut self.image).snats.insert(key, pool);
+        Ok(())
+    }
+
     /// Gives an address that a rule uses its record.
     fn eip<F: Addressing>(&mut self, eip: F::Addr, owner: &Owner) -> Result<(), Overflow> {
         let eips = &mut F::of_mut(&mut self.image).eips;
@@ -412,7 +472,7 @@ pub fn retired_ids(live: &MapImage, image: &MapImage) -> BTreeSet<u32> {
 /// How many rules of each kind an image has, those that are draining left out.
 #[must_use]
 pub fn rule_counts(image: &MapImage) -> BTreeMap<&'static str, usize> {
-    let mut counts = BTreeMap::from([("fip", 0), ("dnat", 0), ("snat", 0)]);
+    let mut counts = BTreeMap::from([("fip", 0), ("dnat", 0), ("snat", 0), ("forward", 0)]);
     for rule in image.rules.values().filter(|rule| !is_draining(rule)) {
         *counts.entry(crate::image::kind_of(rule)).or_default() += 1;
     }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
-    Backend, Balance, Config, Dnat, DnatKey, Fip, FipKey, POOL_MEMBERS, Pool, PoolMember,
-    RULE_NAME_BYTES, Rule, RuleKind, RuleState, Slots, SnatKey,
+    Backend, Balance, Config, Dnat, DnatKey, Fip, FipKey, KEEP_ADDRESS, POOL_MEMBERS, Pool,
+    PoolMember, RULE_NAME_BYTES, Rule, RuleKind, RuleState, Slots, SnatKey,
 };
 use gateway_common::tuple::Direction;
 use ipnet::IpNet;
@@ -161,6 +161,11 @@ pub enum Content {
         /// How it maps and filters, as in the maps.
         options: u32,
     },
+    /// A prefix whose packets pass as they are.
+    Forward {
+        /// The prefix.
+        source: IpNet,
+    },
 }
 
 impl Content {
@@ -171,6 +176,7 @@ impl Content {
             Self::Fip { .. } => RuleKind::Fip,
             Self::Dnat { .. } => RuleKind::Dnat,
             Self::Snat { .. } => RuleKind::Snat,
+            Self::Forward { .. } => RuleKind::Forward,
         }
     }
 }
@@ -215,9 +221,13 @@ fn family_contents<F: Addressing>(image: &FamilyImage<F>, contents: &mut BTreeMa
     for (key, pool) in &image.snats {
         let Some(source) = prefix::<F>(key) else { continue };
         for member in members(pool) {
-            let eip = F::decode(member.eip);
-            let options = member.options;
-            contents.insert(member.rule, Content::Snat { eip, source, options });
+            let (eip, options) = (F::decode(member.eip), member.options);
+            let content = if options & KEEP_ADDRESS == 0 {
+                Content::Snat { eip, source, options }
+            } else {
+                Content::Forward { source }
+            };
+            contents.insert(member.rule, content);
         }
     }
 }
@@ -299,6 +309,7 @@ pub const fn kind_of(rule: &Rule) -> &'static str {
         Some(RuleKind::Fip) => "fip",
         Some(RuleKind::Dnat) => "dnat",
         Some(RuleKind::Snat) => "snat",
+        Some(RuleKind::Forward) => "forward",
         None => "unknown",
     }
 }

@@ -15,17 +15,12 @@
 //! leaves everything to TC from then on, which asks the kernel for each packet.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use aya::maps::MapError;
-use futures_util::stream::{StreamExt as _, TryStreamExt as _};
+use futures_util::stream::StreamExt as _;
 use gateway_common::records::{Ticks, USED_TICKS, ticks_from_secs};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
-use netlink_packet_route::route::RouteType;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::watch;
@@ -33,7 +28,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock;
 use crate::dataplane::neighbors::{Addresses, Hop, NeighborMaps};
-use crate::netlink::NetlinkError;
+use crate::netlink::{self, Neighbor, NetlinkError};
 
 /// How often neighbours in use are looked at, and everything is vouched for.
 const ROUND: Duration = Duration::from_secs(2);
@@ -107,24 +102,24 @@ struct Keeper {
 impl Keeper {
     /// Takes over one message; `false` if some were lost.
     fn hear(&mut self, message: NetlinkPayload<RouteNetlinkMessage>) -> bool {
-        let (hop, addresses) = match &message {
+        let (message, is_there) = match &message {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
-                let Some(hop) = hop(message) else { return true };
-                if message.header.state == NeighbourState::Permanent {
-                    self.permanent.insert(hop);
-                } else {
-                    self.permanent.remove(&hop);
-                }
-                (hop, self.addresses(message))
+                (message, true)
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(message)) => {
-                let Some(hop) = hop(message) else { return true };
-                self.permanent.remove(&hop);
-                (hop, None)
+                (message, false)
             }
             NetlinkPayload::Overrun(_) => return false,
             _ => return true,
         };
+        let Some(neighbor) = netlink::neighbor(message) else { return true };
+        let hop = hop(&neighbor);
+        if is_there && neighbor.permanent {
+            self.permanent.insert(hop);
+        } else {
+            self.permanent.remove(&hop);
+        }
+        let addresses = self.addresses(&neighbor).filter(|_| is_there);
         if addresses.is_some() || self.interfaces.borrow().egress.contains_key(&hop.0) {
             let result = self.maps.set(hop, addresses, long_ago());
             self.report(result);
@@ -134,15 +129,10 @@ impl Keeper {
 
     /// Reads all neighbours and makes the maps say the same.
     async fn all(&mut self) {
-        let list: Result<Vec<_>, _> = self.handle.neighbours().get().execute().try_collect().await;
-        let Ok(list) = list else { return };
-        let permanent =
-            |message: &&NeighbourMessage| message.header.state == NeighbourState::Permanent;
-        self.permanent = list.iter().filter(permanent).filter_map(hop).collect();
-        let wanted: BTreeMap<Hop, Addresses> = list
-            .iter()
-            .filter_map(|message| Some((hop(message)?, self.addresses(message)?)))
-            .collect();
+        let Ok(list) = netlink::neighbors(&self.handle).await else { return };
+        self.permanent = list.iter().filter(|one| one.permanent).map(hop).collect();
+        let wanted: BTreeMap<Hop, Addresses> =
+            list.iter().filter_map(|one| Some((hop(one), self.addresses(one)?))).collect();
         let result = self.write(&wanted);
         self.report(result);
     }
@@ -174,15 +164,7 @@ impl Keeper {
             if now.wrapping_sub(used) > recent || self.permanent.contains(&(ifindex, address)) {
                 continue;
             }
-            let neighbours = self.handle.neighbours();
-            let request = neighbours
-                .add(ifindex, address)
-                .state(NeighbourState::None)
-                .flags(NeighbourFlags::Use)
-                .kind(RouteType::Unspec)
-                .replace();
-            // One that is gone says so by a message.
-            let _ = request.execute().await;
+            netlink::look_for(&self.handle, ifindex, address).await;
         }
         let (internal, external) = {
             let interfaces = self.interfaces.borrow();
@@ -194,21 +176,9 @@ impl Keeper {
     }
 
     /// How a frame to this neighbour begins, if the kernel would send to it at once.
-    fn addresses(&self, message: &NeighbourMessage) -> Option<Addresses> {
-        let usable = matches!(
-            message.header.state,
-            NeighbourState::Reachable
-                | NeighbourState::Stale
-                | NeighbourState::Delay
-                | NeighbourState::Probe
-                | NeighbourState::Permanent
-        );
-        let own = *self.interfaces.borrow().egress.get(&message.header.ifindex)?;
-        let mac = message.attributes.iter().find_map(|attribute| match attribute {
-            NeighbourAttribute::LinkLayerAddress(octets) => octets.as_slice().try_into().ok(),
-            _ => None,
-        });
-        mac.filter(|_| usable).map(|mac| (mac, own))
+    fn addresses(&self, neighbor: &Neighbor) -> Option<Addresses> {
+        let own = *self.interfaces.borrow().egress.get(&neighbor.ifindex)?;
+        neighbor.mac.filter(|_| neighbor.answers == Some(true)).map(|mac| (mac, own))
     }
 
     /// A map that is full or gone means that TC does more; once is enough to say so.
@@ -226,15 +196,6 @@ fn long_ago() -> Ticks {
     clock::ticks().wrapping_sub(Ticks::MAX / 2)
 }
 
-fn hop(message: &NeighbourMessage) -> Option<Hop> {
-    let address = message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
-            Some(IpAddr::V4(*address))
-        }
-        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
-            Some(IpAddr::V6(*address))
-        }
-        _ => None,
-    })?;
-    Some((message.header.ifindex, address))
+const fn hop(neighbor: &Neighbor) -> Hop {
+    (neighbor.ifindex, neighbor.address)
 }

@@ -10,8 +10,12 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{
     LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
 };
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol,
+    RouteScope, RouteType,
 };
 use nix::errno::Errno;
 use rtnetlink::{
@@ -84,6 +88,21 @@ impl fmt::Display for Route {
         }
         self.via.map_or(Ok(()), |via| write!(f, " via {via}"))
     }
+}
+
+/// A neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbor {
+    /// Index of the interface that it is behind.
+    pub ifindex: u32,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC address.
+    pub mac: Option<[u8; 6]>,
+    /// Whether it answers; `None` while that is being found out.
+    pub answers: Option<bool>,
+    /// Whether an administrator has made the entry.
+    pub permanent: bool,
 }
 
 /// A netlink connection, served by a task of the current runtime.
@@ -214,6 +233,42 @@ impl Netlink {
         Ok(routes)
     }
 
+    /// The routers of all default routes of the main table, with the interfaces that lead to them; of one
+    /// with several next hops, all.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub async fn default_routers(&self) -> Result<Vec<(u32, IpAddr)>, NetlinkError> {
+        let mut routers = Vec::new();
+        for query in [
+            RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        ] {
+            let list = self.handle.route().get(query).execute();
+            let list: Vec<RouteMessage> =
+                list.try_collect().await.map_err(refused("list", "the routes".into()))?;
+            let default = |message: &&RouteMessage| message.header.destination_prefix_length == 0;
+            routers.extend(list.iter().filter(default).flat_map(routers_of));
+        }
+        Ok(routers)
+    }
+
+    /// The neighbours of an interface.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub async fn neighbors(&self, ifindex: u32) -> Result<Vec<Neighbor>, NetlinkError> {
+        let all = neighbors(&self.handle).await?;
+        Ok(all.into_iter().filter(|one| one.ifindex == ifindex).collect())
+    }
+
+    /// As the function of that name.
+    pub async fn look_for(&self, ifindex: u32, address: IpAddr) {
+        look_for(&self.handle, ifindex, address).await;
+    }
+
     /// Adds a route, on link if its next hop is not in a network of the interface.
     ///
     /// # Errors
@@ -226,6 +281,16 @@ impl Netlink {
             .execute()
             .await
             .map_err(refused("add route", route.to_string()))
+    }
+
+    /// Adds a route as [`Netlink::add_route`] does, in place of the one that the destination has.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub async fn replace_route(&self, route: &Route) -> Result<(), NetlinkError> {
+        let add = self.handle.route().add(route_message(route)).replace();
+        add.execute().await.map_err(refused("replace route", route.to_string()))
     }
 
     /// Removes a route. Nothing happens if it is gone.
@@ -348,6 +413,81 @@ fn route(message: &RouteMessage) -> Option<Route> {
     })
 }
 
+fn routers_of(message: &RouteMessage) -> Vec<(u32, IpAddr)> {
+    let header = &message.header;
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+        return Vec::new();
+    }
+    let via = |attributes: &[RouteAttribute]| {
+        attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(address) => ip(address),
+            _ => None,
+        })
+    };
+    let oif = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    });
+    let mut routers: Vec<_> = oif.zip(via(&message.attributes)).into_iter().collect();
+    for attribute in &message.attributes {
+        if let RouteAttribute::MultiPath(hops) = attribute {
+            let hop = |hop: &RouteNextHop| Some((hop.interface_index, via(&hop.attributes)?));
+            routers.extend(hops.iter().filter_map(hop));
+        }
+    }
+    routers
+}
+
+/// All neighbours.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub(crate) async fn neighbors(handle: &Handle) -> Result<Vec<Neighbor>, NetlinkError> {
+    let list = handle.neighbours().get().execute();
+    let list: Vec<NeighbourMessage> =
+        list.try_collect().await.map_err(refused("list", "the neighbours".into()))?;
+    Ok(list.iter().filter_map(neighbor).collect())
+}
+
+/// Has the kernel look for a neighbour, or see whether it is still there. Not for a permanent one: it
+/// would become an ordinary one.
+pub(crate) async fn look_for(handle: &Handle, ifindex: u32, address: IpAddr) {
+    let add = handle.neighbours().add(ifindex, address).state(NeighbourState::None);
+    let request = add.flags(NeighbourFlags::Use).kind(RouteType::Unspec).replace();
+    // What comes out is among the neighbours, and a message of its own.
+    let _ = request.execute().await;
+}
+
+/// What a message says of a neighbour; `None` of what is no IP neighbour.
+pub(crate) fn neighbor(message: &NeighbourMessage) -> Option<Neighbor> {
+    let (mut address, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                address = Some(IpAddr::V4(*v4));
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                address = Some(IpAddr::V6(*v6));
+            }
+            NeighbourAttribute::LinkLayerAddress(octets) => mac = octets.as_slice().try_into().ok(),
+            _ => {}
+        }
+    }
+    let answers = match message.header.state {
+        NeighbourState::Reachable
+        | NeighbourState::Stale
+        | NeighbourState::Delay
+        | NeighbourState::Probe
+        | NeighbourState::Permanent => Some(true),
+        NeighbourState::Failed => Some(false),
+        _ => None,
+    };
+    let permanent = message.header.state == NeighbourState::Permanent;
+    let ifindex = message.header.ifindex;
+    Some(Neighbor { ifindex, address: address?, mac, answers, permanent })
+}
+
 const fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
@@ -360,21 +500,19 @@ fn route_message(route: &Route) -> RouteMessage {
     let (to, length) = (route.destination.addr(), route.destination.prefix_len());
     let mut message = match (to, route.via) {
         (IpAddr::V4(to), via) => {
-            let builder =
-                RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, length).onlink();
+            let builder = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, length);
             match via {
-                Some(IpAddr::V4(via)) => builder.gateway(via),
-                Some(IpAddr::V6(via)) => builder.via(via),
+                Some(IpAddr::V4(via)) => builder.gateway(via).onlink(),
+                Some(IpAddr::V6(via)) => builder.via(via).onlink(),
                 None => builder.scope(RouteScope::Link),
             }
             .output_interface(route.ifindex)
             .build()
         }
         (IpAddr::V6(to), via) => {
-            let builder =
-                RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(to, length).onlink();
+            let builder = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(to, length);
             match via {
-                Some(IpAddr::V6(via)) => builder.gateway(via),
+                Some(IpAddr::V6(via)) => builder.gateway(via).onlink(),
                 Some(IpAddr::V4(_)) | None => builder,
             }
             .output_interface(route.ifindex)

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::clock::Stopwatch;
-use crate::dataplane::{Applied, Dataplane};
+use crate::dataplane::{Applied, Dataplane, Swept};
 use crate::desired::DesiredState;
+use crate::encode::part::{Touched, encode_part};
 use crate::encode::{Encoded, Overflow, Surroundings, encode, retired_ids};
 use crate::image::MapImage;
 use crate::plan::{Families, Plan, diff};
@@ -17,10 +18,23 @@ use crate::plan::{Families, Plan, diff};
 pub struct Reconciler<D: Dataplane> {
     dataplane: D,
     live: MapImage,
+    /// Ids of rules that went, which sessions may still bear. They are not given away.
     retired: BTreeSet<u32>,
+    /// Those of them whose sessions no whole sweep has met yet.
+    uncut: BTreeSet<u32>,
+    /// What both were when the sweep under way began.
+    passing: [BTreeSet<u32>; 2],
     /// Draining rules without a session in the last sweep.
     idle: BTreeSet<u32>,
+    /// Whether a sweep is under way.
+    sweeping: bool,
+    /// When it began.
+    began: Stopwatch,
 }
+
+/// For how long a round waits until the sessions of rules that went are over. With a few hundred thousand
+/// sessions it takes longer: the sweep goes on afterwards, slice by slice beside everything else.
+const CUT: Duration = Duration::from_millis(100);
 
 /// One round.
 #[derive(Clone, Debug)]
@@ -33,8 +47,25 @@ pub struct Round {
     pub overflows: Vec<Overflow>,
     /// How long it took until all of it was active, planning included.
     pub duration: Duration,
-    /// Sessions of rules that went, and sessions that were idle anyway.
+    /// Sessions of rules that went, and sessions that were idle anyway, as far as they ended at once.
     pub sessions_cut: u64,
+    /// The rules that had drained when a sweep ended meanwhile.
+    pub drained: Plan,
+}
+
+/// A sweep that is over.
+#[derive(Clone, Debug, Default)]
+pub struct Sweep {
+    /// The rules that have drained, which are gone.
+    pub plan: Plan,
+    /// How many ids of rules that went may be given to others from now on.
+    pub freed: usize,
+    /// How many sessions have ended.
+    pub ended: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// How long the longest run of a program took.
+    pub longest: Duration,
 }
 
 impl<D: Dataplane> Reconciler<D> {
@@ -49,7 +80,16 @@ impl<D: Dataplane> Reconciler<D> {
         if live.config.is_some() {
             dataplane.sweep(Families::ALL)?;
         }
-        Ok(Self { dataplane, live, retired: BTreeSet::new(), idle: BTreeSet::new() })
+        Ok(Self {
+            dataplane,
+            live,
+            retired: BTreeSet::new(),
+            uncut: BTreeSet::new(),
+            passing: Default::default(),
+            idle: BTreeSet::new(),
+            sweeping: false,
+            began: Stopwatch::start(),
+        })
     }
 
     /// Makes the data plane do what is desired. Doing it again plans nothing.
@@ -69,40 +109,140 @@ impl<D: Dataplane> Reconciler<D> {
         let applied = self.apply(&plan)?;
         let duration = watch.elapsed();
         self.live = image;
-        let mut sessions_cut = 0;
-        if let Some(cut) = plan.cut() {
-            self.retired.extend(&cut.rules);
-            sessions_cut = self.dataplane.sweep(cut.families)?.ended;
-        }
-        Ok(Round { plan, applied, overflows, duration, sessions_cut })
+        let Sweep { ended: sessions_cut, plan: drained, .. } = self.cut(&plan)?;
+        Ok(Round { plan, applied, overflows, duration, sessions_cut, drained })
     }
 
-    /// Ends sessions that are idle or whose rule is gone, and removes rules that have drained.
-    /// Returns that change.
+    /// Ends the sessions of the rules that went, or begins to. Returns what is over in time.
+    ///
+    /// A sweep that is under way meets some of them; another one follows it for the others.
+    fn cut(&mut self, plan: &Plan) -> Result<Sweep, D::Error> {
+        let mut done = Sweep::default();
+        let Some(cut) = plan.cut() else { return Ok(done) };
+        self.retired.extend(&cut.rules);
+        let families = if self.uncut.is_empty() { cut.families } else { Families::ALL };
+        self.uncut.extend(&cut.rules);
+        if !self.sweeping {
+            self.begin(families)?;
+        }
+        let watch = Stopwatch::start();
+        while !self.uncut.is_empty() && watch.elapsed() < CUT {
+            if let Some(swept) = self.sweep_on()? {
+                done.ended += swept.ended;
+                done.plan.changes.extend(swept.plan.changes);
+            }
+        }
+        Ok(done)
+    }
+
+    /// As [`Reconciler::round`], where nothing but the touched rules has changed since the last one.
+    /// Costs as much as they do, however many rules there are.
+    ///
+    /// # Errors
+    ///
+    /// When a change is refused. The next round starts from what is really there.
+    pub fn round_of(
+        &mut self,
+        desired: &DesiredState,
+        touched: &Touched,
+        surroundings: &Surroundings,
+    ) -> Result<Round, D::Error> {
+        let watch = Stopwatch::start();
+        let part = encode_part(desired, touched, surroundings, &self.live, &self.retired);
+        let Some(part) = part else { return self.round(desired, surroundings) };
+        let plan = diff(&part.before, &part.after);
+        let applied = self.apply(&plan)?;
+        let duration = watch.elapsed();
+        plan.changes.iter().for_each(|change| self.live.apply(change));
+        let Sweep { ended: sessions_cut, plan: drained, .. } = self.cut(&plan)?;
+        let overflows = part.overflows;
+        Ok(Round { plan, applied, overflows, duration, sessions_cut, drained })
+    }
+
+    /// A whole sweep at once: [`Reconciler::begin_sweep`] and [`Reconciler::sweep_on`] until it is over.
+    ///
+    /// # Errors
+    ///
+    /// When the data plane cannot do it.
+    pub fn sweep(&mut self) -> Result<Plan, D::Error> {
+        self.begin_sweep()?;
+        loop {
+            if let Some(done) = self.sweep_on()? {
+                return Ok(done.plan);
+            }
+        }
+    }
+
+    /// Begins to end sessions that are idle or whose rule is gone.
+    ///
+    /// # Errors
+    ///
+    /// When the data plane cannot do it.
+    pub fn begin_sweep(&mut self) -> Result<(), D::Error> {
+        self.begin(Families::ALL)
+    }
+
+    fn begin(&mut self, families: Families) -> Result<(), D::Error> {
+        self.sweeping = false;
+        self.dataplane.begin_sweep(families)?;
+        self.sweeping = true;
+        let seen_once = &self.retired - &self.uncut;
+        let seen_once = if families == Families::ALL { seen_once } else { BTreeSet::new() };
+        self.passing = [seen_once, self.uncut.clone()];
+        self.began = Stopwatch::start();
+        Ok(())
+    }
+
+    /// Whether a sweep is under way.
+    #[must_use]
+    pub const fn is_sweeping(&self) -> bool {
+        self.sweeping
+    }
+
+    /// Does the next slice of a sweep; with the last one, removes rules that have drained. Returns
+    /// nothing while the sweep is under way. If rules went meanwhile, the next sweep begins at once.
     ///
     /// A rule has drained when two sweeps in a row meet no session of it: a packet may have chosen it
     /// just before it lost its slots, and a walk may miss an entry beside one that goes.
     ///
     /// # Errors
     ///
-    /// When the data plane cannot do it.
-    pub fn sweep(&mut self) -> Result<Plan, D::Error> {
-        let swept = self.dataplane.sweep(Families::ALL)?;
-        // A packet that saw a rule just before it went has long been handled.
-        self.retired.clear();
+    /// When the data plane cannot do it. The sweep is over then.
+    pub fn sweep_on(&mut self) -> Result<Option<Sweep>, D::Error> {
+        let sweeping = std::mem::take(&mut self.sweeping);
+        let Some(swept) = self.dataplane.sweep_on()? else {
+            self.sweeping = sweeping;
+            return Ok(None);
+        };
+        let (ended, longest, took) = (swept.ended, swept.longest, self.began.elapsed());
+        let (plan, freed) = self.settle(swept)?;
+        if !self.uncut.is_empty() {
+            self.begin_sweep()?;
+        }
+        Ok(Some(Sweep { plan, freed, ended, took, longest }))
+    }
+
+    /// Returns what became of drained rules, and how many ids are free again.
+    fn settle(&mut self, swept: Swept) -> Result<(Plan, usize), D::Error> {
+        // A packet that saw a rule just before it went has long been handled when the second sweep begins.
+        let [seen_twice, cut] = std::mem::take(&mut self.passing);
+        let retired = self.retired.len();
+        self.retired.retain(|rule| !seen_twice.contains(rule));
+        let freed = retired - self.retired.len();
+        self.uncut.retain(|rule| !cut.contains(rule));
         let idle: BTreeSet<_> =
             swept.left.into_iter().filter(|(_, left)| *left == 0).map(|(rule, _)| rule).collect();
         let drained = &idle & &self.idle;
         self.idle = idle;
         if drained.is_empty() {
-            return Ok(Plan::default());
+            return Ok((Plan::default(), freed));
         }
         let image = self.live.without(&drained);
         let plan = diff(&self.live, &image);
         self.apply(&plan)?;
         self.live = image;
         self.retired.extend(drained);
-        Ok(plan)
+        Ok((plan, freed))
     }
 
     fn apply(&mut self, plan: &Plan) -> Result<Applied, D::Error> {

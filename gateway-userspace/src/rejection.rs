@@ -129,6 +129,10 @@ pub enum RejectionKind {
 }
 
 impl RejectionKind {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Syntax, Self::Schema, Self::Value, Self::Waiting, Self::Conflict, Self::Exhausted];
+
     /// The word for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -322,7 +326,7 @@ pub enum Problem {
         given: usize,
     },
     /// The same next hop twice in a group.
-    #[error("{address} is the address of an earlier replica")]
+    #[error("{address} is given already")]
     RepeatedMember {
         /// The address.
         address: IpAddr,
@@ -335,6 +339,11 @@ pub enum Problem {
         /// The Subnet that is missing.
         subnet: ObjectRef,
     },
+    /// An EIP of a cluster without an address.
+    #[error(
+        "waits for kube-ovn-controller to write an address into status.ip (or expected one here)"
+    )]
+    NoAddressYet,
     /// Every address of the Subnet is taken or excluded.
     #[error("no free address in {subnet} ({})", list(cidrs))]
     Exhausted {
@@ -373,7 +382,9 @@ impl Problem {
             | Self::BothSnat { .. }
             | Self::TooFewAddresses { .. }
             | Self::RepeatedMember { .. } => RejectionKind::Value,
-            Self::Unresolved { .. } | Self::NoSubnet { .. } => RejectionKind::Waiting,
+            Self::Unresolved { .. } | Self::NoSubnet { .. } | Self::NoAddressYet => {
+                RejectionKind::Waiting
+            }
             Self::Taken { .. } | Self::RepeatedRoute { .. } => RejectionKind::Conflict,
             Self::Exhausted { .. } => RejectionKind::Exhausted,
         }
@@ -504,6 +515,9 @@ pub enum Remark {
     /// `selectors` without a source that knows pods.
     #[error("pods are only known from an API server, so no source comes from here")]
     NoPods,
+    /// `ecmpMode` asks for symmetric replies.
+    #[error("equal routes share the traffic, but answers to connections from outside do so too")]
+    NotSymmetric,
     /// `bandwidth`.
     #[error("read, but not enforced")]
     NotEnforced,
@@ -516,6 +530,12 @@ pub enum Remark {
     /// Neither `spec.internalIPs` nor `status.internalIPs`.
     #[error("no addresses here or in status.internalIPs, so the gateway has no replicas yet")]
     NoReplicas,
+    /// A source with SNAT of a family in which the replica has no external address.
+    #[error("{cidr} is dropped: the replica has no external address of its family")]
+    NoExternalAddress {
+        /// The source.
+        cidr: IpNet,
+    },
     /// An address was chosen for an EIP.
     #[error("no address given, uses {address}")]
     Allocated {

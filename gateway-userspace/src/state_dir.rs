@@ -6,6 +6,8 @@
 //! | `status.json` | [`crate::status::Status`] |
 //! | `allocations.json` | [`crate::desired::Allocations`] |
 //! | `owned.json` | the addresses and routes that we added: [`crate::host::HostState`] |
+//! | `sysctls.json` | the settings as they were before: [`crate::host::sysctl::Found`] |
+//! | `pod.json` | whose it is, if an agent made it: [`crate::agent`] |
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -86,10 +88,25 @@ impl StateDir {
         Ok(Self { gateway: gateway.to_owned(), path: root.join(gateway) })
     }
 
+    /// The directory of the agent of a node, which no gateway can have.
+    #[must_use]
+    pub fn of_agent(root: &Path) -> Self {
+        Self { gateway: "agent".to_owned(), path: root.join("_agent") }
+    }
+
     /// A file in it.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Makes the directory.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub fn make(&self) -> Result<(), StateError> {
+        fs::create_dir_all(&self.path).map_err(failed("make", &self.path))
     }
 
     /// Makes the directory and takes the lock.
@@ -98,7 +115,7 @@ impl StateDir {
     ///
     /// [`StateError::Locked`] if another process has it.
     pub fn lock(&self) -> Result<Lock, StateError> {
-        fs::create_dir_all(&self.path).map_err(failed("make", &self.path))?;
+        self.make()?;
         let path = self.file("lock");
         let mut file = OpenOptions::new()
             .read(true)

@@ -26,6 +26,9 @@ pub struct Status {
     pub started_at: u64,
     /// The network namespace as it was given, if it was.
     pub netns: Option<PathBuf>,
+    /// The capabilities that the process has kept.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
     /// Whether a complete state has been applied and both programs are attached.
     pub ready: bool,
     /// Number of the applied state.
@@ -36,12 +39,37 @@ pub struct Status {
     pub eips: Vec<EipStatus>,
     /// How many rules there are of each kind.
     pub rules: BTreeMap<String, usize>,
+    /// Where the objects come from.
+    #[serde(default)]
+    pub source: SourceStatus,
     /// The last round that changed something.
     pub last_apply: Option<ApplyStatus>,
+    /// The last sweep that ended sessions or took long.
+    #[serde(default)]
+    pub last_sweep: Option<SweepStatus>,
     /// What is wrong, one line each.
     pub problems: Vec<String>,
     /// Where maps and links are pinned.
     pub pins: PathBuf,
+}
+
+/// The source of the objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// The API server; `None` for files.
+    pub server: Option<String>,
+    /// Whether everything has been read once.
+    pub synced: bool,
+    /// The kinds that were not read yet.
+    pub waits_for: Vec<String>,
+    /// How many objects of each kind there are on the API server, those of other gateways included.
+    pub objects: BTreeMap<String, usize>,
+    /// What cannot be watched at the moment, and why. What was read before stays in force.
+    pub trouble: Vec<String>,
+    /// Since when, in seconds since 1970.
+    pub trouble_since: Option<u64>,
+    /// How often everything of a kind was listed again because a watch could not be taken up.
+    pub expired: u64,
 }
 
 /// An interface and the program on it.
@@ -94,4 +122,22 @@ pub struct ApplyStatus {
     pub deleted: usize,
     /// Sessions that ended with their rules.
     pub sessions_cut: u64,
+    /// How long it took from when the first of the changes was heard of, in microseconds, if they came from
+    /// an API server.
+    #[serde(default)]
+    pub event_to_map_us: Option<u64>,
+}
+
+/// A sweep: the search for sessions that are over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepStatus {
+    /// When it ended, in seconds since 1970.
+    pub at: u64,
+    /// How long it took, in microseconds, whatever else was done in between.
+    pub duration_us: u64,
+    /// How many sessions ended.
+    pub ended: u64,
+    /// How long the longest run of a program took, in microseconds, time that the CPU gave to others
+    /// included.
+    pub longest_run_us: u64,
 }

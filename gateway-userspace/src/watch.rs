@@ -15,10 +15,13 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::sync::mpsc;
 
+use crate::privilege;
+
 /// Device, inode, size, and time of the last change of a file.
-type Stamp = (u64, u64, u64, i64, i64);
+pub(crate) type Stamp = (u64, u64, u64, i64, i64);
 
 /// Watches files, and directories without those inside them.
+#[derive(Debug)]
 pub struct Watch {
     paths: Vec<PathBuf>,
     events: Option<mpsc::Receiver<()>>,
@@ -68,6 +71,8 @@ fn events(paths: &[PathBuf]) -> io::Result<mpsc::Receiver<()>> {
     // One slot: an event that waits covers those that come after it.
     let (sender, receiver) = mpsc::channel(1);
     thread::Builder::new().name("watch".into()).spawn(move || {
+        // What it watches is chosen already. A thread that keeps more than it needs is still a good one.
+        let _ = privilege::keep(&[]);
         while let Ok(_) | Err(Errno::EINTR) = inotify.read_events() {
             if let Err(mpsc::error::TrySendError::Closed(())) = sender.try_send(()) {
                 return;
@@ -106,13 +111,16 @@ fn stamps(paths: &[PathBuf]) -> BTreeMap<PathBuf, Stamp> {
 }
 
 fn stamp(path: &Path, stamps: &mut BTreeMap<PathBuf, Stamp>) {
-    // Follows symlinks: the target is what is read.
-    if let Ok(file) = fs::metadata(path)
-        && !file.is_dir()
-    {
-        let stamp = (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec());
+    if let Some(stamp) = stamp_of(path) {
         stamps.insert(path.to_owned(), stamp);
     }
+}
+
+/// What `stat` says of a file.
+pub(crate) fn stamp_of(path: &Path) -> Option<Stamp> {
+    // Follows symlinks: the target is what is read.
+    let file = fs::metadata(path).ok().filter(|file| !file.is_dir())?;
+    Some((file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
 }
 
 #[cfg(test)]

@@ -115,6 +115,8 @@ pub struct Draft {
     pub identification: u16,
     /// "Don't fragment" (IPv4).
     pub dont_fragment: bool,
+    /// TCP options, padded to four bytes with "end of options".
+    pub tcp_options: Vec<u8>,
     /// IPv4 options, padded to four bytes with "end of options".
     pub ipv4_options: Vec<u8>,
     /// IPv6 extension headers: number and content after the first two bytes, padded to eight.
@@ -149,6 +151,7 @@ fn draft(source: SocketAddr, destination: SocketAddr, transport: Transport) -> D
         tos: 0,
         identification: 0x1d1d,
         dont_fragment: false,
+        tcp_options: Vec::new(),
         ipv4_options: Vec::new(),
         extensions: Vec::new(),
         part: None,
@@ -202,6 +205,17 @@ impl Draft {
     #[must_use]
     pub fn with_payload(self, payload: &[u8]) -> Self {
         Self { payload: payload.to_vec(), ..self }
+    }
+
+    /// With these TCP flags.
+    ///
+    /// # Panics
+    /// It is not TCP.
+    #[must_use]
+    pub fn with_tcp_flags(mut self, to: u8) -> Self {
+        let Transport::Tcp { flags, .. } = &mut self.transport else { panic!("not TCP") };
+        *flags = to;
+        self
     }
 
     /// The same with another TTL.
@@ -291,8 +305,11 @@ impl Draft {
         let checksum_at = match &self.transport {
             Transport::Tcp { ports, flags } => {
                 put(&mut bytes, &[ports.0, ports.1, 0x0102, 0x0304, 0x0506, 0x0708]);
-                bytes.extend([5 << 4, *flags]);
+                let mut options = self.tcp_options.clone();
+                options.resize(options.len().next_multiple_of(4), 0);
+                bytes.extend([(5 + options.len() as u8 / 4) << 4, *flags]);
                 put(&mut bytes, &[0xfaf0, 0, 0]);
+                bytes.extend(options);
                 Some(16)
             }
             Transport::Datagram { protocol, ports, checksum } => {

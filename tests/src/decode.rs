@@ -299,6 +299,7 @@ impl Decoded {
             tos: 0,
             identification: 0x2e2e,
             dont_fragment: false,
+            tcp_options: Vec::new(),
             ipv4_options: Vec::new(),
             extensions: Vec::new(),
             part: None,

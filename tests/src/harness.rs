@@ -6,16 +6,18 @@ pub mod invariants;
 pub mod notation;
 pub mod pair;
 pub mod routes;
+pub mod surroundings;
 pub mod traffic;
 
 use std::net::{IpAddr, SocketAddr};
 
 use gateway_common::accounting::nanoseconds;
 use gateway_common::family::{V4, V6};
+use gateway_common::nexthop::NextHopGroup;
 use gateway_common::records::{
-    self, ABI_VERSION, Balance, Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host, HostLimits,
-    Mapping, MappingKey, Pool, PoolMember, RULE_NAME_BYTES, Rule, RuleKind, RuleState, Session,
-    Slots, SnatKey, Timeouts, ticks_from_secs,
+    self, ABI_VERSION, Balance, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip,
+    FipKey, Host, HostLimits, KEEP_ADDRESS, Mapping, MappingKey, Pool, PoolMember, RULE_NAME_BYTES,
+    Rule, RuleKind, RuleState, Session, Slots, SnatKey, Timeouts, ticks_from_secs,
 };
 use gateway_common::tuple::{Direction, Tuple};
 use gateway_common::verdict::{DropReason, PassReason};
@@ -95,6 +97,13 @@ pub enum NatRule {
         /// As in the records of the pool.
         options: u32,
     },
+    /// A prefix whose packets pass as they are.
+    Forward {
+        /// The prefix.
+        prefix: Prefix,
+        /// Id of the rule.
+        id: u32,
+    },
 }
 
 /// The maps of a family.
@@ -114,14 +123,20 @@ pub trait Store<F: Notation> {
     /// Writes or removes one entry of the SNAT map.
     fn set_snat(&mut self, key: &SnatKey<F>, pool: Option<Pool<F>>);
 
+    /// Writes or removes the next-hop group of a side, by the direction of the packets that come in by it.
+    fn set_next_hops(&mut self, side: u32, group: Option<NextHopGroup<F>>);
+
     /// Writes or removes one session entry.
     fn set_session(&mut self, key: &Tuple<F>, session: Option<Session<F>>);
 
     /// Reads one session entry.
     fn session(&mut self, key: &Tuple<F>) -> Option<Session<F>>;
 
-    /// Forgets the datagrams whose first fragment has come.
+    /// Forgets the datagrams whose first fragment has come, and later ones that wait for it.
     fn forget_fragments(&mut self);
+
+    /// Reads what is known of datagrams whose first fragment has come, in any order.
+    fn datagrams(&mut self) -> Vec<(DatagramKey<F>, Datagram)>;
 
     /// Reads all session entries, in any order.
     fn sessions(&mut self) -> Vec<(Tuple<F>, Session<F>)>;
@@ -294,7 +309,7 @@ impl NatRule {
     #[must_use]
     pub fn ids(&self) -> Vec<u32> {
         match self {
-            Self::Fip { id, .. } | Self::Dnat { id, .. } => vec![*id],
+            Self::Fip { id, .. } | Self::Dnat { id, .. } | Self::Forward { id, .. } => vec![*id],
             Self::Share { backends, .. } => backends.iter().map(|(_, id)| *id).collect(),
             Self::Snat { pool, .. } | Self::Mapped { pool, .. } => {
                 pool.iter().map(|(_, id)| *id).collect()
@@ -307,6 +322,7 @@ impl NatRule {
             Self::Fip { .. } => RuleKind::Fip,
             Self::Dnat { .. } | Self::Share { .. } => RuleKind::Dnat,
             Self::Snat { .. } | Self::Mapped { .. } => RuleKind::Snat,
+            Self::Forward { .. } => RuleKind::Forward,
         }
     }
 
@@ -314,7 +330,9 @@ impl NatRule {
         match self {
             Self::Fip { eip, .. } => eip.is_ipv4(),
             Self::Dnat { external, .. } | Self::Share { external, .. } => external.is_ipv4(),
-            Self::Snat { prefix, .. } | Self::Mapped { prefix, .. } => prefix.0.is_ipv4(),
+            Self::Snat { prefix, .. }
+            | Self::Mapped { prefix, .. }
+            | Self::Forward { prefix, .. } => prefix.0.is_ipv4(),
         }
     }
 }
@@ -378,6 +396,12 @@ fn write_rule<F: Notation>(store: &mut dyn Store<F>, rule: &NatRule, present: bo
             }
             store.set_snat(&key, present.then_some(value));
         }
+        NatRule::Forward { prefix, id } => {
+            let key = SnatKey { prefix_len: prefix.1, network: address::<F>(prefix.0) };
+            let mut value = Pool { length: 1, ..Pool::default() };
+            value.members[0] = PoolMember { rule: *id, options: KEEP_ADDRESS, ..value.members[0] };
+            store.set_snat(&key, present.then_some(value));
+        }
     }
 }
 
@@ -402,11 +426,14 @@ pub fn config(links: &Links) -> Config {
         external_ifindex: links.external,
         internal_mtu: MTU,
         external_mtu: MTU,
+        clamp_mtu: 0,
         routing: 1,
         port_low: 1024,
         port_high: u16::MAX,
         unmatched: 0,
         mappings: 0,
+        next_hops: 0,
+        zero: [0; 3],
         timeouts: Timeouts::default(),
         host_limits: HostLimits::default(),
     }

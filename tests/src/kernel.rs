@@ -4,6 +4,7 @@
 //! `cargo xtask build-ebpf` made, with maps that nobody else sees, and hands out a [`Tc`]. With
 //! [`Options::xdp`] every frame goes through the XDP program first.
 
+pub mod crowd;
 pub(crate) mod maps;
 mod namespace;
 pub(crate) mod test_run;
@@ -16,13 +17,16 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
+use gateway_common::answer::Oversize;
 use gateway_common::family::{V4, V6};
 use gateway_common::records::{Config, Counter, Draining, Rule, RuleState};
 use gateway_common::tuple::Direction;
 use gateway_common::verdict::{DropReason, PassReason};
+use gateway_userspace::dataplane::jiffies::Jiffies;
+use gateway_userspace::dataplane::sweep::frames;
 
 use self::maps::{FamilyMaps, Raw, sum};
 use self::test_run::{Answer, Frame};
@@ -107,7 +111,8 @@ pub fn granted() -> Option<Vec<u8>> {
 /// # Errors
 /// The object cannot be loaded.
 pub fn map_sizes(object: &[u8]) -> Result<BTreeMap<String, (usize, usize)>> {
-    let ebpf = loader(64).load(object).context("failed to load the eBPF object")?;
+    let jiffies = Jiffies::measure().context("failed to measure jiffies")?;
+    let ebpf = loader(&jiffies, 64).load(object).context("failed to load the eBPF object")?;
     let mut sizes = BTreeMap::new();
     for (name, map) in ebpf.maps() {
         let (Map::Array(data)
@@ -115,6 +120,7 @@ pub fn map_sizes(object: &[u8]) -> Result<BTreeMap<String, (usize, usize)>> {
         | Map::LpmTrie(data)
         | Map::LruHashMap(data)
         | Map::DevMapHash(data)
+        | Map::RingBuf(data)
         | Map::PerCpuArray(data)) = map
         else {
             bail!("map {name} is of a kind that the data path does not use");
@@ -126,8 +132,9 @@ pub fn map_sizes(object: &[u8]) -> Result<BTreeMap<String, (usize, usize)>> {
 }
 
 /// A loader that makes session maps of this many entries.
-fn loader(capacity: u32) -> EbpfLoader<'static> {
+fn loader(jiffies: &Jiffies, capacity: u32) -> EbpfLoader<'_> {
     let mut loader = EbpfLoader::new();
+    jiffies.tell(&mut loader);
     for sessions in ["SESSIONS_V4", "SESSIONS_V6"] {
         loader.map_max_entries(sessions, capacity);
     }
@@ -159,6 +166,7 @@ pub struct Tc {
     draining: HashMap<MapData, u32, Raw<Draining>>,
     rule_counters: PerCpuArray<MapData, Raw<Counter>>,
     counters: PerCpuArray<MapData, Raw<Counter>>,
+    oversize: RingBuf<MapData>,
     v4: FamilyMaps<V4>,
     v6: FamilyMaps<V6>,
     /// What [`Tc::counters`] holds, as far as this side has read it.
@@ -182,8 +190,10 @@ impl Tc {
     /// Moves this thread into a new namespace and loads the object there.
     fn load(object: &[u8], options: Options) -> Result<Self> {
         let links = namespace::enter()?;
-        let mut ebpf =
-            loader(options.capacity).load(object).context("failed to load the eBPF object")?;
+        let jiffies = Jiffies::measure().context("failed to measure jiffies")?;
+        let mut ebpf = loader(&jiffies, options.capacity)
+            .load(object)
+            .context("failed to load the eBPF object")?;
         for name in ["tc_internal", "tc_external", "sweep_v4", "sweep_v6"] {
             let program: &mut SchedClassifier = ebpf
                 .program_mut(name)
@@ -200,6 +210,7 @@ impl Tc {
             draining: take(&mut ebpf, "DRAINING")?,
             rule_counters: take(&mut ebpf, "RULE_COUNTERS")?,
             counters: take(&mut ebpf, "COUNTERS")?,
+            oversize: take(&mut ebpf, "OVERSIZE")?,
             v4: FamilyMaps::take(&mut ebpf)?,
             v6: FamilyMaps::take(&mut ebpf)?,
             ebpf,
@@ -231,6 +242,16 @@ impl Tc {
         test_run::run(program.fd()?.as_fd(), frame)
     }
 
+    /// Runs a sweep program on frames of session keys. Returns how many sessions ended.
+    fn sweep_frames(&self, program: &'static str, frames: &[Vec<u8>]) -> u32 {
+        let run = |bytes: &Vec<u8>| {
+            let ifindex = self.links.internal;
+            let frame = Frame { bytes, ifindex, segment_bytes: None, checksum_complete: false };
+            self.run(program, &frame).expect(program).code
+        };
+        frames.iter().map(run).sum()
+    }
+
     /// Runs the program of `direction` on a frame `count` times in a row, each time on what the last run
     /// left of it. Returns what the last one returned, and the nanoseconds that one took on average.
     ///
@@ -251,6 +272,20 @@ impl Tc {
         };
         let (answer, nanos) = test_run::repeat(program.fd()?.as_fd(), &frame, count)?;
         Ok((answer.code, nanos))
+    }
+
+    /// As [`Tc::repeat`], with the XDP program. Returns whether the last run finished the frame.
+    ///
+    /// # Errors
+    /// The kernel refuses, or there is no XDP.
+    pub fn repeat_xdp(
+        &mut self,
+        direction: Direction,
+        frame: &[u8],
+        count: u32,
+    ) -> Result<(bool, u32)> {
+        let xdp = self.xdp.as_mut().context("no XDP programs")?;
+        xdp.repeat(&self.ebpf, direction, frame, count)
     }
 
     /// Sends a frame whose segments are `segment_bytes` long each.
@@ -275,15 +310,20 @@ impl Tc {
             Direction::Outbound => "tc_internal",
             Direction::Inbound => "tc_external",
         };
-        let input = Frame {
+        let arriving = Frame {
             bytes: frame,
             ifindex: self.links.ingress(direction),
             segment_bytes,
-            checksum_complete: self.checksum_complete && self.plays_hardware,
+            // What comes in again is put together in the frame, whose sum ends with that; the kernel that
+            // checks it afterwards does not notice.
+            checksum_complete: self.checksum_complete
+                && self.plays_hardware
+                && !self.v4.holds()
+                && !self.v6.holds(),
         };
-        let answer = self.run(program, &input)?;
+        let answer = self.run(program, &arriving)?;
         let bytes = frame.len() as u64;
-        *frame = answer.bytes;
+        let input = std::mem::replace(frame, answer.bytes);
         match answer.code {
             FORWARDED => Ok(Outcome::Forward),
             PASSED => {
@@ -291,11 +331,29 @@ impl Tc {
                 self.counted(reasons, bytes).map(Outcome::Pass)
             }
             DROPPED => {
-                let reasons = DropReason::ALL.iter().map(|reason| (*reason, reason.counter()));
-                self.counted(reasons, bytes).map(Outcome::Drop)
+                let drops = DropReason::ALL.iter().map(|&why| (Outcome::Drop(why), why.counter()));
+                // Of these, copies go on.
+                let copied = [PassReason::Replayed, PassReason::Fragmented]
+                    .map(|why| (Outcome::Pass(why), why.counter()));
+                let outcome = self.counted(drops.chain(copied), bytes)?;
+                match outcome {
+                    Outcome::Pass(PassReason::Replayed) => *frame = input,
+                    Outcome::Pass(PassReason::Fragmented) => self.hand_over(frame)?,
+                    _ => {}
+                }
+                Ok(outcome)
             }
             code => bail!("{program} returned {code}"),
         }
+    }
+
+    /// Takes the packet out of the ring buffer, as the daemon does that makes fragments of it: it must be
+    /// the translated one.
+    fn hand_over(&mut self, frame: &[u8]) -> Result<()> {
+        let record = self.oversize.next().context("nothing for the daemon to fragment")?;
+        let packet = record.get(size_of::<Oversize>()..).unwrap_or_default();
+        ensure!(*packet == frame[14..], "the daemon gets {packet:02x?}\nof {frame:02x?}");
+        Ok(())
     }
 
     /// How many packets XDP has seen and how many of them it has finished.
@@ -393,13 +451,10 @@ impl Backend for Tc {
     }
 
     fn sweep(&mut self) -> u32 {
-        let frame = Frame {
-            bytes: &[0; 64],
-            ifindex: self.links.internal,
-            segment_bytes: None,
-            checksum_complete: false,
-        };
-        ["sweep_v4", "sweep_v6"].map(|name| self.run(name, &frame).expect(name).code).iter().sum()
+        let keys = self.v4.sessions().into_iter().map(|(key, _)| key);
+        let ended = self.sweep_frames("sweep_v4", &frames::<V4>(&keys.collect::<Vec<_>>()));
+        let keys = self.v6.sessions().into_iter().map(|(key, _)| key);
+        ended + self.sweep_frames("sweep_v6", &frames::<V6>(&keys.collect::<Vec<_>>()))
     }
 
     fn left(&mut self, id: u32) -> u32 {

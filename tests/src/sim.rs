@@ -1,13 +1,14 @@
 //! The maps, the routing table and the random numbers of a gateway, in host memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use gateway_common::accounting;
+use gateway_common::nexthop::NextHopGroup;
 use gateway_common::records::{
-    Backend, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, Host, Mapping,
-    MappingKey, MappingKind, Pool, PoolMember, Session, Slots, SnatKey, Ticks,
+    Backend, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, HeldKey, Host,
+    Mapping, MappingKey, MappingKind, Pool, PoolMember, Session, Slots, SnatKey, Ticks,
 };
 use gateway_common::tables::{ClaimError, EipEvent, Route, RouteQuery, Tables};
 use gateway_common::tuple::Tuple;
@@ -74,8 +75,12 @@ pub struct SimTables<F: Notation> {
     pub exhausted: BTreeMap<Tuple<F>, Ticks>,
     /// Datagrams whose first fragment has come.
     pub datagrams: BTreeMap<DatagramKey<F>, Datagram>,
+    /// Later fragments that wait for their first one. Whoever replays them sends them himself.
+    pub held: BTreeSet<HeldKey<F>>,
     /// The counters of identifications.
     pub identifications: BTreeMap<u32, u32>,
+    /// Next-hop groups by the direction of their sides.
+    pub next_hops: BTreeMap<u32, NextHopGroup<F>>,
     /// The routing table.
     pub routes: Rc<Routes>,
     /// The source of random numbers.
@@ -107,7 +112,9 @@ impl<F: Notation> SimTables<F> {
             mappings: BTreeMap::new(),
             exhausted: BTreeMap::new(),
             datagrams: BTreeMap::new(),
+            held: BTreeSet::new(),
             identifications: BTreeMap::new(),
+            next_hops: BTreeMap::new(),
             routes,
             random: Random::Xorshift(0x2545_f491),
             rule_counters: BTreeMap::new(),
@@ -313,12 +320,28 @@ impl<F: Notation> Tables<F> for SimTables<F> {
         self.snats[longest].member(source, turn)
     }
 
+    fn next_hops(&mut self, side: u32) -> Option<&NextHopGroup<F>> {
+        self.next_hops.get(&side)
+    }
+
     fn datagram(&mut self, key: &DatagramKey<F>) -> Option<&Datagram> {
         self.datagrams.get(key)
     }
 
     fn set_datagram(&mut self, key: &DatagramKey<F>, datagram: &Datagram) {
         self.datagrams.insert(*key, *datagram);
+    }
+
+    fn hold(&mut self, key: &HeldKey<F>, _now: Ticks) -> Result<(), ClaimError> {
+        if self.held.insert(*key) { Ok(()) } else { Err(ClaimError::Occupied) }
+    }
+
+    fn is_held(&mut self, key: &HeldKey<F>) -> bool {
+        self.held.contains(key)
+    }
+
+    fn replay(&mut self, key: &mut HeldKey<F>, _own: bool, _now: Ticks) {
+        self.held.retain(|held| held.datagram != key.datagram);
     }
 
     fn identification(&mut self, index: u32, count: u32, _now: Ticks) -> u32 {

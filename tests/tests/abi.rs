@@ -9,10 +9,11 @@ use std::mem::{align_of, offset_of, size_of};
 use std::path::PathBuf;
 
 use gateway_common::family::{Family, V4, V6};
+use gateway_common::nexthop::{GroupMember, NextHopGroup};
 use gateway_common::records::{
     ABI_VERSION, Backend, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Draining, Eip,
-    Fip, FipKey, Host, HostLimits, Identification, Mapping, MappingKey, Neighbor, Pool, PoolMember,
-    Rule, Session, Slots, Timeouts, XdpFacts,
+    Fip, FipKey, HeldKey, Host, HostLimits, Identification, Mapping, MappingKey, Neighbor, Pool,
+    PoolMember, Rule, Session, Slots, Timeouts, XdpFacts,
 };
 use gateway_common::tuple::{Endpoints, Tuple};
 use gateway_common::verdict::NextHop;
@@ -56,11 +57,14 @@ fn layout() -> String {
             external_ifindex,
             internal_mtu,
             external_mtu,
+            clamp_mtu,
             routing,
             port_low,
             port_high,
             unmatched,
             mappings,
+            next_hops,
+            zero,
             timeouts,
             host_limits,
         }
@@ -86,6 +90,7 @@ fn layout() -> String {
         out,
         DatagramKey { source, destination, identification, protocol, direction, zero }
     );
+    both_families!(out, HeldKey { datagram, slot });
     layout!(out, "Datagram", Datagram { identification, since, source_port, destination_port });
     layout!(out, "Identification", Identification { next, asked, zero });
     both_families!(
@@ -113,6 +118,8 @@ fn layout() -> String {
     both_families!(out, MappingKey { address, remote, port, protocol, kind });
     both_families!(out, Mapping { peer, port, zero, options, rule, users });
     both_families!(out, Pool { length, members });
+    both_families!(out, GroupMember { address, mac, state, zero });
+    both_families!(out, NextHopGroup { seed, hash, moves, zero, slots, members });
     out
 }
 
@@ -178,6 +185,7 @@ fn family_maps<F: Family>(suffix: &str) -> Vec<(String, Sizes)> {
         ("BACKENDS", (size_of::<u32>(), size_of::<Backend<F>>())),
         ("SNATS", (prefix, size_of::<Pool<F>>())),
         ("FRAGMENTS", (size_of::<DatagramKey<F>>(), size_of::<Datagram>())),
+        ("HELD", (size_of::<HeldKey<F>>(), 2048)),
         ("EIPS", (size_of::<F::Addr>(), size_of::<Eip>())),
         ("HOSTS", (size_of::<F::Addr>(), size_of::<Host>())),
         ("NEIGHBORS", (size_of::<NextHop<F>>(), size_of::<Neighbor>())),

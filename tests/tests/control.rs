@@ -162,7 +162,9 @@ fn a_full_subnet_refuses_a_random_eip_and_takes_a_static_one() {
 #[test]
 fn the_examples_are_clean() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("examples");
-    for (path, gateway) in [("nat-gateway", "gw1"), ("v1.7-inline.yaml", "ngw")] {
+    for (path, gateway) in
+        [("nat-gateway", "gw1"), ("v1.7-inline.yaml", "ngw"), ("next-hops.yaml", "gw-next-hops")]
+    {
         let resolutions = all(&read(&[examples.join(path)]));
         assert_eq!(messages(&resolutions.rejections), [""; 0], "{path}");
         assert!(resolutions.states.contains_key(gateway), "{path}");

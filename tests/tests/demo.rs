@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use gateway_tests::demo::{nat, stage};
+use gateway_tests::demo::{egress, nat, stage};
+use gateway_tests::lab::egress::SELECTOR_PINS;
 use gateway_tests::lab::gateway::{PINS, run_to_end};
 use gateway_tests::lab::netns::run;
 use gateway_tests::lab::scratch::Scratch;
@@ -50,10 +51,13 @@ impl Example {
 }
 
 fn namespaces_of(process: u32) -> Vec<String> {
+    namespaces_with(&format!("{}-{process}-", stage::PREFIX))
+}
+
+fn namespaces_with(prefix: &str) -> Vec<String> {
     let list = run(Command::new("ip").args(["netns", "list"])).expect("a list");
-    let prefix = format!("{}-{process}-", stage::PREFIX);
     let names = list.lines().filter_map(|line| line.split(' ').next());
-    names.filter(|name| name.starts_with(&prefix)).map(str::to_owned).collect()
+    names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
 }
 
 fn finish(mut child: Child) -> Output {
@@ -80,6 +84,22 @@ fn the_demo_passes_and_leaves_nothing_behind() {
     assert!(last.starts_with("demo: ") && last.ends_with(" checks passed, 0 failed"), "{last}");
     assert_eq!(namespaces_of(process), Vec::<String>::new());
     assert!(!example.pins().exists());
+}
+
+#[test]
+fn the_demo_of_an_egress_gateway_passes_and_leaves_nothing_behind() {
+    let Some(binary) = tier::gateway() else { return };
+    let scratch = Scratch::create(&format!("vgw-demo-egress-{}", std::process::id()));
+    let log = scratch.as_ref().expect("a directory").join("output");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-demo"));
+    let mut child = start(command.arg("egress").env(tier::BINARY, binary), &log);
+    let process = child.id();
+    let end = wait_until("the demo to end", LONG * 3, || Ok(child.try_wait()?));
+    let said = fs::read_to_string(&log).expect("its output");
+    assert!(end.as_ref().is_ok_and(std::process::ExitStatus::success), "{end:?}\n{said}");
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.starts_with("demo: ") && last.ends_with(" checks passed, 0 failed"), "{last}");
+    assert_eq!(namespaces_with(&format!("{}-{process}-", egress::PREFIX)), Vec::<String>::new());
 }
 
 #[test]
@@ -143,4 +163,30 @@ fn a_killed_demo_is_cleaned_up_later() {
     let directory = format!("{}-{process}-", stage::PREFIX);
     let left = run(Command::new("ps").args(["-eo", "args"])).expect("processes");
     assert!(!left.contains(&directory), "{left}");
+}
+
+#[test]
+fn a_killed_demo_of_an_egress_gateway_is_cleaned_up_later() {
+    let Some(binary) = tier::gateway() else { return };
+    let scratch = Scratch::create(&format!("vgw-demo-killed-egress-{}", std::process::id()));
+    let log = scratch.as_ref().expect("a directory").join("output");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-demo"));
+    let mut child = start(command.arg("egress").env(tier::BINARY, binary), &log);
+    let process = child.id();
+    let reached = || Ok(fs::read_to_string(&log)?.contains("CASE").then_some(()));
+    wait_until("the demo to get going", LONG, reached).expect("progress");
+    child.kill().expect("a process to kill");
+    child.wait().expect("an end");
+    let name = format!("{}-{process}-", egress::PREFIX);
+    assert!(!namespaces_with(&name).is_empty());
+    let mut clean = Command::new(env!("CARGO_BIN_EXE_gateway-demo"));
+    run_to_end(clean.args(["clean", "--only", &process.to_string()])).expect("an end");
+    assert_eq!(namespaces_with(&name), Vec::<String>::new());
+    for pins in [PINS, SELECTOR_PINS] {
+        let left = fs::read_dir(pins).into_iter().flatten().flatten();
+        let mut left = left.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        assert!(left.all(|one| !one.starts_with(&name)), "{pins}");
+    }
+    let left = run(Command::new("ps").args(["-eo", "args"])).expect("processes");
+    assert!(!left.contains(&name), "{left}");
 }

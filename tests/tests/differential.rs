@@ -7,13 +7,16 @@
 
 use std::time::Instant;
 
+use gateway_common::nexthop::{HashFields, MemberState};
 use gateway_common::records::{Config, Timeouts, Unmatched};
+use gateway_common::tuple::Direction;
 use gateway_common::verdict::{SESSIONS_CLOSED, SESSIONS_OPENED};
 use gateway_tests::build_packet::{UDP, end};
+use gateway_tests::cases::Routers;
 use gateway_tests::decode::decode_whole;
 use gateway_tests::harness::pair::Pair;
 use gateway_tests::harness::routes::{Target, embed_prefix, prefix};
-use gateway_tests::harness::traffic::{Traffic, rules};
+use gateway_tests::harness::traffic::{Dice, Traffic, rules};
 use gateway_tests::harness::{Backend, NatRule, Outcome};
 use gateway_tests::kernel::{self, Options};
 
@@ -62,6 +65,9 @@ fn disturb(pair: &mut Pair<'_>, traffic: &mut Traffic) -> Result<(), String> {
         config.internal_mtu = mtu.min(1500);
         backend.configure(config);
     });
+    if dice.chance(50) {
+        spread(pair, dice);
+    }
     if dice.chance(30) {
         let links = pair.host.links();
         let outside = Some(["203.0.113.1", "203.0.113.99"][dice.below(2)]);
@@ -87,6 +93,33 @@ fn disturb(pair: &mut Pair<'_>, traffic: &mut Traffic) -> Result<(), String> {
         pair.both(|backend| backend.add(&rule));
     }
     Ok(())
+}
+
+/// Makes other next-hop groups, or none.
+fn spread(pair: &mut Pair<'_>, dice: &mut Dice) {
+    use MemberState::{Alive, Dead, Draining, Represented};
+    for (side, routers) in [
+        (Direction::Inbound, ["203.0.113.1", "203.0.113.99"]),
+        (Direction::Outbound, ["10.0.1.1", "10.0.1.3"]),
+    ] {
+        let states =
+            [(); 2].map(|()| dice.pick(&[Alive, Alive, Alive, Dead, Draining, Represented]));
+        let members = [(routers[0], states[0]), (routers[1], states[1])];
+        let slots = dice.pick(&[[1, 2], [1, 2], [1, 1], [2, 2], [0, 0]]);
+        let hash = dice.pick(&[HashFields::FiveTuple, HashFields::Source]);
+        let group = Routers { members: &members, slots: &slots, moves: dice.chance(50), hash };
+        let v4 = routers.map(|router| end(router).ip());
+        let v6 = v4.map(|router| embed_prefix((router, 32)).0);
+        pair.both(|backend| {
+            backend.v4().set_next_hops(side as u32, Some(group.group(&v4)));
+            backend.v6().set_next_hops(side as u32, Some(group.group(&v6)));
+        });
+    }
+    let there = u8::from(dice.chance(80));
+    pair.both(|backend| {
+        let config = backend.config();
+        backend.configure(Config { next_hops: there, ..config });
+    });
 }
 
 /// Changes a route in both families: by a neighbour, on link, or by a blackhole.
@@ -119,7 +152,12 @@ fn run(pair: &mut Pair<'_>, seed: u64, packets: u64) -> Result<Tally, String> {
             tally.sessions = tally.sessions.max(entries);
             disturb(pair, &mut traffic).map_err(|why| numbered(count, why))?;
         }
-        let (direction, frame) = traffic.next_frame();
+        let (direction, mut frame) = traffic.next_frame();
+        if traffic.dice().chance(60)
+            && let Some(sender) = frame.get_mut(6..12)
+        {
+            sender.copy_from_slice(&Routers::mac(traffic.dice().pick(&[1, 2])));
+        }
         pair.kernel.checksum_complete = traffic.dice().chance(50) && sum_is_kept(&frame);
         let (outcome, after) = pair.send(direction, &frame).map_err(|why| numbered(count, why))?;
         match outcome {

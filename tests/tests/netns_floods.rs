@@ -9,12 +9,13 @@ use gateway_tests::lab::addresses::Y;
 use gateway_tests::lab::capture::{Capture, Filter, summary};
 use gateway_tests::lab::flood::Flood;
 use gateway_tests::lab::gateway::Gateway;
-use gateway_tests::lab::manifests::{DNAT_ECHO, DNAT_HTTP};
+use gateway_tests::lab::manifests::{DNAT_ECHO, DNAT_HTTP, Manifests};
 use gateway_tests::lab::netns::Netns;
 use gateway_tests::lab::probe::{self, TcpProbe};
 use gateway_tests::lab::running::{ECHO_FIP, ECHO_Y};
 use gateway_tests::lab::tier;
 use gateway_tests::lab::topology::Options;
+use gateway_tests::lab::wait::wait_until;
 use gateway_tests::lab::world::World;
 
 /// How long a flood lasts, and how many packets it sends in a second.
@@ -105,9 +106,13 @@ fn sessions(gateway: &Gateway) -> Result<u64> {
 }
 
 fn drops(gateway: &Gateway, reason: &str) -> Result<u64> {
+    counted(gateway, "drop", reason)
+}
+
+fn counted(gateway: &Gateway, verdict: &str, reason: &str) -> Result<u64> {
     let drops = gateway.json("drops")?;
     let list = drops.as_array().context("no list of drops")?;
-    let found = list.iter().find(|one| one["verdict"] == "drop" && one["reason"] == reason);
+    let found = list.iter().find(|one| one["verdict"] == verdict && one["reason"] == reason);
     found.and_then(|one| one["packets"].as_u64()).with_context(|| format!("no reason {reason}"))
 }
 
@@ -154,4 +159,40 @@ fn a_full_session_table_refuses_new_flows_and_hurts_no_open_connection() {
         probe::tcp(&net.x.ns, 0, ECHO_FIP)?;
         probe::tcp(&net.a.ns, 0, ECHO_Y).map(drop)
     });
+}
+
+#[test]
+fn a_flood_of_fragments_hurts_no_whole_packets() {
+    let Some((gateway, world)) = start(&[]) else { return };
+    let net = &world.net;
+    // Half of them come before a first one that never comes, the others are first ones that stay alone.
+    let packet = |flow: u32| {
+        let whole = udp(&inside(flow), &SINK.to_string()).with_identification(flow as u16);
+        let pieces = whole.with_payload(&[0x5a; 64]).pieces(24);
+        pieces[flow as usize % 2].clone()
+    };
+    flood("a flood of fragments", &gateway, &world, &net.c.ns, packet, || {
+        probe::tcp(&net.b.ns, 0, ECHO_Y)?;
+        probe::tcp(&net.x.ns, 0, DNAT_ECHO)?;
+        probe::tcp(&net.x.ns, 0, ECHO_FIP).map(drop)
+    });
+    let held = drops(&gateway, "fragment_held").expect("drops");
+    assert!(held > 10_000, "only {held} fragments held\n{}", gateway.diagnostics());
+}
+
+#[test]
+fn a_flood_of_packets_to_be_fragmented_leaves_the_daemon_its_turns() {
+    let Some((gateway, world)) = start(&[]) else { return };
+    let net = &world.net;
+    net.gateway.ip("link set net1 mtu 600").expect("an MTU");
+    let packet = |flow| udp(&inside(flow), &SINK.to_string()).with_payload(&[0x5a; 1000]);
+    let generation = || gateway.status().map(|status| status["generation"].as_u64());
+    let before = generation().expect("a status");
+    flood("a flood of large packets", &gateway, &world, &net.c.ns, packet, || {
+        world.configure(&Manifests { ipv6: true, ..Manifests::standard(&net.name) }.yaml())?;
+        let changed = || Ok((generation()? != before).then_some(()));
+        wait_until("the change of the rules", Duration::from_secs(3), changed)
+    });
+    let fragmented = counted(&gateway, "pass", "fragmented").expect("drops");
+    assert!(fragmented > 10_000, "only {fragmented} packets for the daemon");
 }

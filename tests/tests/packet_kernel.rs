@@ -12,6 +12,7 @@ use gateway_tests::decode::decode;
 use gateway_tests::harness::routes::{embed_prefix, ingress_mac, prefix};
 use gateway_tests::harness::{Backend, NatRule, accounts};
 use gateway_tests::kernel::{self, FORWARDED, Options, Tc, Worker};
+use gateway_userspace::clock;
 
 /// Two threads at a time are as many as have a CPU each.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -231,8 +232,13 @@ fn two_cpus_never_overload_the_port_of_a_mapping() {
             frames((0..FLOWS).map(move |flow| udp(&format!("{host}:{}", 10_000 + flow), REMOTE)))
         };
         let [mapped, other] = on_two_cpus(tc, [host("10.0.1.10"), host("10.0.2.30")]);
-        let all: BTreeSet<_> = endpoints(&mapped).into_iter().chain(endpoints(&other)).collect();
-        assert_eq!(all.len(), 2 * usize::from(FLOWS));
+        // A session that gives a mapped port back a moment later may cost the mapping's host a packet.
+        let forwarded: Vec<_> =
+            mapped.into_iter().chain(other).filter(|(code, _)| *code == FORWARDED).collect();
+        let all: BTreeSet<_> = endpoints(&forwarded).into_iter().collect();
+        assert_eq!(all.len(), forwarded.len(), "a port was given out twice");
+        let lost = 2 * usize::from(FLOWS) - forwarded.len();
+        assert!(lost <= usize::from(FLOWS) / 100, "{lost} packets dropped");
         accounts::check(tc).unwrap_or_else(|why| panic!("{why}"));
     });
 }
@@ -314,5 +320,21 @@ fn sessions_that_end_while_others_open_are_all_counted_out() {
         let eips = eips.map(|(eip, _)| tc.eip(eip).expect("an EIP"));
         assert_eq!(eips.map(|eip| eip.sessions), [0, 0]);
         assert_eq!(eips.iter().map(|eip| eip.opened).sum::<u64>(), opened);
+    });
+}
+
+#[test]
+fn the_programs_and_the_daemon_read_the_same_clock() {
+    kernel::run(Options::tc(CAPACITY), |tc| {
+        one_eip(tc, 100);
+        let before = clock::ticks();
+        let mut frame = udp("10.0.1.10:40000", REMOTE).frame(ingress_mac(Direction::Outbound));
+        tc.send(Direction::Outbound, &mut frame);
+        let after = clock::ticks();
+        let [one, _] = &tc.v4().sessions()[..] else { panic!("other sessions than one") };
+        // The counter and the clock change one right after the other: a tick of at most 10 ms apart.
+        let seen = one.1.last_seen;
+        let (early, late) = (seen.wrapping_sub(before) as i32, after.wrapping_sub(seen) as i32);
+        assert!(early >= -10 && late >= -10, "{before} <= {seen} <= {after}");
     });
 }

@@ -6,13 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use gateway_common::records::{
     ABI_VERSION, Config, FILTER_ADDRESS, HostLimits, MAP_INDEPENDENT, Timeouts, Unmatched,
 };
-use gateway_tests as _;
+use gateway_tests::harness;
 use gateway_userspace::dataplane::Dataplane as _;
 use gateway_userspace::dataplane::memory::Memory;
 use gateway_userspace::desired::{
     self, Allocations, DesiredState, NatBehavior, NatFiltering, NatMapping,
 };
-use gateway_userspace::encode::{Overflow, Port, Surroundings, encode};
+use gateway_userspace::encode::{Overflow, Surroundings, encode};
 use gateway_userspace::image::{MapImage, is_draining, is_exclusive};
 use gateway_userspace::plan::{Action, Change, Plan, diff};
 use gateway_userspace::reconcile::Reconciler;
@@ -70,15 +70,7 @@ fn state(text: &str) -> DesiredState {
 }
 
 fn surroundings() -> Surroundings {
-    Surroundings {
-        internal: Port { ifindex: 2, mtu: 1500 },
-        external: Port { ifindex: 3, mtu: 1400 },
-        routing: 1,
-        port_range: (1024, 65535),
-        unmatched: Unmatched::Drop,
-        timeouts: Timeouts::default(),
-        host_limits: HostLimits::default(),
-    }
+    harness::surroundings::surroundings(1500, 1400)
 }
 
 /// The image of a state on top of another, without anything that does not fit.
@@ -292,11 +284,14 @@ fn the_configuration_changes_only_when_something_does() {
         external_ifindex: 3,
         internal_mtu: 1500,
         external_mtu: 1400,
+        clamp_mtu: 0,
         routing: 2,
         port_low: 1024,
         port_high: 65535,
         unmatched: Unmatched::Drop as u8,
         mappings: 0,
+        next_hops: 0,
+        zero: [0; 3],
         timeouts: Timeouts::default(),
         host_limits: HostLimits::default(),
     };

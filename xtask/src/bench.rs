@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::console::Steps;
 use crate::workspace::Workspace;
-use crate::{Exit, build, build_ebpf, interrupt, privilege, process, setup};
+use crate::{Exit, build, build_ebpf, interrupt, kube_assets, privilege, process, setup};
 
 const STEPS: Steps = Steps::of("bench");
 
@@ -42,6 +42,9 @@ pub(crate) fn run(options: Options) -> Result<()> {
     process::run(&mut compile(&workspace, "build")).context("failed to build the bench")?;
     let mut variables = products.variables();
     variables.push(("VPC_GATEWAY_BENCH_OBJECT", OsString::from(object)));
+    if options.arguments.iter().any(|word| word == "kube") {
+        variables.push((kube_assets::VARIABLE, kube_assets::ensure()?.into()));
+    }
     let mut bench = privilege.command(workspace.target().join("release/gateway-bench"), &variables);
     bench.args(&options.arguments).current_dir(workspace.root());
     interrupt::leave_to_children();

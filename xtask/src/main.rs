@@ -12,6 +12,7 @@
 //! | `verify` | other kernels in QEMU: programs loaded, packet cases run, instructions counted |
 //! | `fuzz` | libFuzzer on one of the targets |
 //! | `compliance` | the page about the RFCs, from its table |
+//! | `kube-assets` | etcd and kube-apiserver for the tests |
 //! | `ci` | what CI runs |
 //!
 //! The verbs print plain steps, inherit the output of what they run, and end with an exit code that
@@ -27,6 +28,7 @@ mod console;
 mod demo;
 mod fuzz;
 mod interrupt;
+mod kube_assets;
 mod libtest;
 mod privilege;
 mod process;
@@ -61,6 +63,7 @@ enum Verb {
     Fuzz(fuzz::Options),
     Compliance(compliance::Options),
     Ci(ci::Options),
+    KubeAssets(kube_assets::Options),
     Verify(verify::Options),
     /// The two ends of the round trip that `verify` makes inside a virtual machine
     #[command(hide = true)]
@@ -105,6 +108,7 @@ fn main() -> ExitCode {
         Verb::Bench(options) => bench::run(options),
         Verb::Fuzz(options) => fuzz::run(options),
         Verb::Compliance(options) => compliance::run(options),
+        Verb::KubeAssets(options) => kube_assets::run(options),
         Verb::Ci(options) => ci::run(options),
         Verb::Verify(options) => verify::run(options),
         Verb::VerifyUdp(options) => verify::guest::run(options),

@@ -132,6 +132,19 @@ pub(crate) fn ensure_programs() -> Result<()> {
     step("programs", false, || packages::install(&missing))
 }
 
+/// Installs what the tests against an API server need, where it is missing.
+///
+/// # Errors
+///
+/// A program is missing and cannot be installed.
+pub(crate) fn ensure_api_server_programs() -> Result<()> {
+    let missing = packages::absent(&crate::kube_assets::PROGRAMS);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    step("API server", false, || packages::install(&missing))
+}
+
 /// Installs what the bench measures beside the gateway, where it is missing.
 ///
 /// # Errors

@@ -6,6 +6,7 @@
 //! | `control` | manifests to plans; integration tests that fit no other tier | root for those on maps |
 //! | `packet` | packet cases on the host and in the kernel | root |
 //! | `netns` | end to end between network namespaces | root |
+//! | `kube` | the same, with objects from a real API server | root, Go |
 //!
 //! `--nightly` makes the random tests long and ends with each fuzz target for ten minutes.
 //!
@@ -29,7 +30,7 @@ use crate::console::{self, Colour, Steps};
 use crate::libtest::{Reader, Tally};
 use crate::privilege::{self, Privilege};
 use crate::workspace::Workspace;
-use crate::{Exit, build, fuzz, process, setup};
+use crate::{Exit, build, fuzz, kube_assets, process, setup};
 
 const STEPS: Steps = Steps::of("test");
 
@@ -54,7 +55,12 @@ pub(crate) struct Options {
 }
 
 /// What the long tests read their lengths from, and what is right for a night.
-const NIGHTLY: [(&str, &str); 2] = [("DIFFERENTIAL_PACKETS", "1000000"), ("RACE_TRIES", "1000000")];
+const NIGHTLY: [(&str, &str); 4] = [
+    ("DIFFERENTIAL_PACKETS", "1000000"),
+    ("RACE_TRIES", "1000000"),
+    ("MODEL_STEPS", "1000000"),
+    ("EXEC_RULES", "10000"),
+];
 
 /// How long each fuzz target runs at night.
 const NIGHTLY_FUZZ_SECONDS: u32 = 600;
@@ -70,13 +76,15 @@ pub(crate) enum Tier {
     Packet,
     /// End to end between network namespaces
     Netns,
+    /// End to end, with objects from a real API server
+    Kube,
     /// All of them
     All,
 }
 
 impl Tier {
     /// The tiers in the order they run.
-    const ORDER: [Self; 4] = [Self::Unit, Self::Control, Self::Packet, Self::Netns];
+    const ORDER: [Self; 5] = [Self::Unit, Self::Control, Self::Packet, Self::Netns, Self::Kube];
 
     fn name(self) -> &'static str {
         match self {
@@ -84,6 +92,7 @@ impl Tier {
             Self::Control => "control",
             Self::Packet => "packet",
             Self::Netns => "netns",
+            Self::Kube => "kube",
             Self::All => "all",
         }
     }
@@ -91,7 +100,7 @@ impl Tier {
     /// Whether a tier makes no sense without loading programs.
     fn needs_kernel(self) -> bool {
         match self {
-            Self::Packet | Self::Netns | Self::All => true,
+            Self::Packet | Self::Netns | Self::Kube | Self::All => true,
             Self::Unit | Self::Control => false,
         }
     }
@@ -158,6 +167,9 @@ fn prepare(workspace: &Workspace, tiers: &[Tier], nightly: bool) -> Result<Optio
     setup::ensure_programs()?;
     let mut variables = build::products(workspace)?.variables();
     variables.push(("GATEWAY_REQUIRE_KERNEL", "1".into()));
+    if tiers.contains(&Tier::Kube) {
+        variables.push((kube_assets::VARIABLE, kube_assets::ensure()?.into()));
+    }
     if nightly {
         variables.extend(NIGHTLY.map(|(name, value)| (name, value.into())));
     }
@@ -189,7 +201,7 @@ fn run_tier(
             // Measurements, and why a test skipped itself.
             command.arg("--show-output");
         }
-        if tier == Tier::Netns {
+        if matches!(tier, Tier::Netns | Tier::Kube) {
             command.arg("--test-threads=1");
         }
         row.take(&binary.title(), execute(&mut command, limit, |line| println!("{line}"))?);

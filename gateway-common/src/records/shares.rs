@@ -62,6 +62,10 @@ pub const FILTER_ADDRESS: u32 = 2;
 /// Bit of [`PoolMember::options`]: everybody gets in by a mapping (endpoint-independent filtering).
 pub const FILTER_INDEPENDENT: u32 = 4;
 
+/// Bit of [`PoolMember::options`], alone and in a pool of one: packets from and to the prefix pass as
+/// they are. [`PoolMember::eip`] means nothing then.
+pub const KEEP_ADDRESS: u32 = 8;
+
 /// What an entry of `MAPPINGS_V4` and `MAPPINGS_V6` is for, in [`MappingKey::kind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -14,6 +14,13 @@ pub struct Ethernet {
     pub ether_type: U16,
 }
 
+/// A MAC address as two words, as they lie in memory: of a comparison of arrays BPF makes a call.
+#[inline(always)]
+#[must_use]
+pub const fn words(mac: &[u8; 6]) -> (u32, u16) {
+    (u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]), u16::from_ne_bytes([mac[4], mac[5]]))
+}
+
 /// Size of the header in bytes.
 pub const BYTES: usize = size_of::<Ethernet>();
 

@@ -1,18 +1,16 @@
 //! What differs between the maps of IPv4 and those of IPv6.
 
 use aya_ebpf::{
-    bindings::{bpf_fib_lookup as FibParameters, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
+    bindings::{bpf_fib_lookup as FibParameters, bpf_redir_neigh},
     btf_maps::PerCpuArray,
 };
-use gateway_common::{
-    family::{Family, Ipv4, Ipv6, V4, V6},
-    pipeline::Work,
-};
+use gateway_common::family::{Family, Ipv4, Ipv6, V4, V6};
 
 use super::{
-    BACKENDS_V4, BACKENDS_V6, Backends, DNATS_V4, DNATS_V6, Dnats, EIPS_V4, EIPS_V6, EXHAUSTED_V4,
-    EXHAUSTED_V6, Eips, Exhausted, FIPS_V4, FIPS_V6, FRAGMENTS_V4, FRAGMENTS_V6, Fips, Fragments,
-    HOSTS_V4, HOSTS_V6, Hosts, MAPPINGS_V4, MAPPINGS_V6, Mappings, SESSIONS_V4, SESSIONS_V6,
+    BACKENDS_V4, BACKENDS_V6, Backends, DNATS_V4, DNATS_V6, Desk, Dnats, EIPS_V4, EIPS_V6,
+    EXHAUSTED_V4, EXHAUSTED_V6, Eips, Exhausted, FIPS_V4, FIPS_V6, FRAGMENTS_V4, FRAGMENTS_V6,
+    Fips, Fragments, HELD_V4, HELD_V6, HOSTS_V4, HOSTS_V6, HeldFragments, Hosts, MAPPINGS_V4,
+    MAPPINGS_V6, Mappings, NEXT_HOPS_V4, NEXT_HOPS_V6, NextHops, SESSIONS_V4, SESSIONS_V6,
     SLOTS_V4, SLOTS_V6, SNATS_V4, SNATS_V6, Sessions, SlotTables, Snats, WORK_V4, WORK_V6,
 };
 
@@ -29,7 +27,9 @@ pub(crate) trait Maps: Family {
     const MAPPINGS: &'static Mappings<Self>;
     const EXHAUSTED: &'static Exhausted<Self>;
     const FRAGMENTS: &'static Fragments<Self>;
-    const WORK: &'static PerCpuArray<Work<Self>, 1>;
+    const HELD: &'static HeldFragments<Self>;
+    const NEXT_HOPS: &'static NextHops<Self>;
+    const WORK: &'static PerCpuArray<Desk<Self>, 1>;
     /// `AF_INET` or `AF_INET6`.
     const AF: u8;
 
@@ -39,8 +39,8 @@ pub(crate) trait Maps: Family {
     /// Takes the next hop out of the answer.
     fn answer(parameters: &FibParameters) -> Self::Addr;
 
-    /// The next hop as `bpf_redirect_neigh` takes it.
-    fn neighbor(address: Self::Addr) -> bpf_redir_neigh;
+    /// Puts a next hop down as `bpf_redirect_neigh` takes it.
+    fn put_neighbor(address: &Self::Addr, neighbor: &mut bpf_redir_neigh);
 }
 
 impl Maps for V4 {
@@ -55,7 +55,9 @@ impl Maps for V4 {
     const MAPPINGS: &'static Mappings<V4> = &MAPPINGS_V4;
     const EXHAUSTED: &'static Exhausted<V4> = &EXHAUSTED_V4;
     const FRAGMENTS: &'static Fragments<V4> = &FRAGMENTS_V4;
-    const WORK: &'static PerCpuArray<Work<V4>, 1> = &WORK_V4;
+    const HELD: &'static HeldFragments<V4> = &HELD_V4;
+    const NEXT_HOPS: &'static NextHops<V4> = &NEXT_HOPS_V4;
+    const WORK: &'static PerCpuArray<Desk<V4>, 1> = &WORK_V4;
     const AF: u8 = 2;
 
     #[inline(always)]
@@ -71,10 +73,9 @@ impl Maps for V4 {
     }
 
     #[inline(always)]
-    fn neighbor(address: Ipv4) -> bpf_redir_neigh {
-        let mut nexthop = bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] };
-        nexthop.ipv4_nh = u32::from_ne_bytes(address.octets);
-        bpf_redir_neigh { nh_family: u32::from(Self::AF), __bindgen_anon_1: nexthop }
+    fn put_neighbor(address: &Ipv4, neighbor: &mut bpf_redir_neigh) {
+        neighbor.nh_family = u32::from(Self::AF);
+        neighbor.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(address.octets);
     }
 }
 
@@ -90,7 +91,9 @@ impl Maps for V6 {
     const MAPPINGS: &'static Mappings<V6> = &MAPPINGS_V6;
     const EXHAUSTED: &'static Exhausted<V6> = &EXHAUSTED_V6;
     const FRAGMENTS: &'static Fragments<V6> = &FRAGMENTS_V6;
-    const WORK: &'static PerCpuArray<Work<V6>, 1> = &WORK_V6;
+    const HELD: &'static HeldFragments<V6> = &HELD_V6;
+    const NEXT_HOPS: &'static NextHops<V6> = &NEXT_HOPS_V6;
+    const WORK: &'static PerCpuArray<Desk<V6>, 1> = &WORK_V6;
     const AF: u8 = 10;
 
     #[inline(always)]
@@ -106,8 +109,15 @@ impl Maps for V6 {
     }
 
     #[inline(always)]
-    fn neighbor(address: Ipv6) -> bpf_redir_neigh {
-        let nexthop = bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: address.words() };
-        bpf_redir_neigh { nh_family: u32::from(Self::AF), __bindgen_anon_1: nexthop }
+    fn put_neighbor(address: &Ipv6, neighbor: &mut bpf_redir_neigh) {
+        neighbor.nh_family = u32::from(Self::AF);
+        // By words, as `Address::set` does.
+        let [a, b, c, d] = address.words();
+        // SAFETY: every bit pattern is a value of either member.
+        let words = unsafe { &mut neighbor.__bindgen_anon_1.ipv6_nh };
+        words[0] = a;
+        words[1] = b;
+        words[2] = c;
+        words[3] = d;
     }
 }

@@ -15,6 +15,7 @@ use crate::bfd::engine::{Ends, Engine, Event, Wanted};
 use crate::bfd::report::{FILE, Sessions};
 use crate::bfd::session::{Parameters, Role};
 use crate::netns;
+use crate::privilege;
 use crate::state_dir::{self, StateDir};
 
 /// How often the sessions are written down while nothing changes.
@@ -106,6 +107,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     if let Some(namespace) = &options.netns {
         netns::enter(&netns::path(namespace))?;
     }
+    privilege::keep(&[])?;
     super::runtime()?.block_on(serve(sessions, &state))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,12 +5,15 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use gateway_common::nexthop::HashFields;
 use serde::Serialize;
 
 use crate::desired::{
-    Affinity, DesiredState, Dnat, Network, Owner, Previous, Resolutions, Sharing, resolve_all,
+    Action, Affinity, DesiredState, Dnat, EgressGateway, Network, NextHop, NextHops, Owner,
+    Previous, Resolutions, Router, Sharing, egress_name, resolve_all,
 };
 use crate::rejection::{Note, Rejection};
 use crate::source::yaml;
@@ -50,12 +53,17 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 /// Removes what concerns other gateways.
 fn only(name: &str, all: &mut Resolutions) -> anyhow::Result<()> {
-    let Some(state) = all.states.remove(name) else {
-        let known = all.states.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        bail!("no VpcNatGateway/{name} in the input, which has: {known}");
-    };
-    all.states = BTreeMap::from([(name.to_owned(), state)]);
-    let concerns = |of: &Option<String>| of.as_ref().is_none_or(|of| of == name);
+    let egress = egress_name(name);
+    if !all.states.contains_key(name) && !all.egress.contains_key(egress) {
+        let known = all.states.keys().chain(all.egress.keys());
+        let known = known.map(String::as_str).collect::<Vec<_>>().join(", ");
+        bail!(
+            "no VpcNatGateway/{name} and no VpcEgressGateway/{name} in the input, which has: {known}"
+        );
+    }
+    all.states.retain(|gateway, _| gateway == name);
+    all.egress.retain(|gateway, _| gateway == egress);
+    let concerns = |of: &Option<String>| of.as_ref().is_none_or(|of| of == name || of == egress);
     all.rejections.retain(|rejection| concerns(&rejection.gateway));
     all.notes.retain(|note| concerns(&note.gateway));
     Ok(())
@@ -66,6 +74,15 @@ struct Report<'r> {
     rejections: Vec<Line<'r>>,
     notes: Vec<Line<'r>>,
     gateways: &'r BTreeMap<String, DesiredState>,
+    egress: &'r BTreeMap<String, EgressGateway>,
+    routers: Vec<RouterReport<'r>>,
+}
+
+/// The routes of a VPC, as they are followed.
+#[derive(Serialize)]
+struct RouterReport<'r> {
+    vpc: &'r str,
+    routes: Vec<[String; 2]>,
 }
 
 /// A rejection or a note.
@@ -114,6 +131,12 @@ fn write_json(out: &mut impl Write, all: &Resolutions) -> std::io::Result<()> {
         rejections: all.rejections.iter().map(Line::from).collect(),
         notes: all.notes.iter().map(Line::from).collect(),
         gateways: &all.states,
+        egress: &all.egress,
+        routers: all
+            .routers
+            .values()
+            .map(|router| RouterReport { vpc: &router.name, routes: routes(router) })
+            .collect(),
     };
     serde_json::to_writer_pretty(&mut *out, &report)?;
     writeln!(out)
@@ -129,13 +152,24 @@ fn write_text(out: &mut impl Write, all: &Resolutions) -> std::io::Result<()> {
     for state in all.states.values() {
         write_state(out, state)?;
     }
+    for gateway in all.egress.values() {
+        write_egress(out, gateway)?;
+    }
+    for router in all.routers.values() {
+        let rows = routes(router).into_iter().map(|[what, to]| ["route".to_owned(), what, to]);
+        let rows: Vec<_> = rows.collect();
+        if !rows.is_empty() {
+            writeln!(out, "\nVpc/{}", router.name)?;
+            write_rows(out, &rows)?;
+        }
+    }
     let count = |number: usize, word: &str| {
         format!("{number} {word}{}", if number == 1 { "" } else { "s" })
     };
     writeln!(
         out,
         "\n{}: {}, {}",
-        count(all.states.len(), "gateway"),
+        count(all.states.len() + all.egress.len(), "gateway"),
         count(all.rejections.len(), "error"),
         count(all.notes.len(), "note"),
     )
@@ -156,6 +190,7 @@ fn write_state(out: &mut impl Write, state: &DesiredState) -> std::io::Result<()
     for (cidr, next_hop) in &gateway.routes {
         rows.push(["route".into(), cidr.to_string(), format!("via {next_hop}")]);
     }
+    rows.extend(next_hops(&gateway.next_hops));
     for eip in state.eips.values() {
         let via = eip.gateway.map_or_else(String::new, |gateway| format!("gateway {gateway}, "));
         rows.push(["eip".into(), eip.address.to_string(), format!("{via}{}", eip.owner.object)]);
@@ -180,6 +215,67 @@ fn write_state(out: &mut impl Write, state: &DesiredState) -> std::io::Result<()
             rows.push(["snat".into(), to, rule(&snat.owner, snat.eip)]);
         }
     }
+    write_rows(out, &rows)
+}
+
+fn write_egress(out: &mut impl Write, gateway: &EgressGateway) -> std::io::Result<()> {
+    writeln!(out, "\nVpcEgressGateway/{} of VPC {}", gateway.name, gateway.vpc)?;
+    let none = String::new;
+    let mut rows = vec![
+        ["internal".into(), none(), of(gateway.internal.as_ref())],
+        ["external".into(), none(), of(gateway.external.as_ref())],
+    ];
+    for replica in &gateway.replicas {
+        let node = replica.node.as_ref().map_or_else(none, |node| format!(", on {node}"));
+        let weight = format!("weight {}{node}", replica.weight);
+        rows.push(["replica".into(), replica.to_string(), weight]);
+    }
+    for (cidr, snat) in &gateway.sources {
+        let how = if *snat { "snat" } else { "forward" };
+        rows.push([how.into(), cidr.to_string(), gateway.owner.object.to_string()]);
+    }
+    rows.extend(next_hops(&gateway.next_hops));
+    write_rows(out, &rows)
+}
+
+/// The routers among which a gateway chooses.
+fn next_hops(all: &NextHops) -> Vec<[String; 3]> {
+    let bfd = all.bfd.map_or_else(String::new, |bfd| {
+        let millis = |time: Duration| time.as_millis();
+        format!(", bfd {}/{}/{}", millis(bfd.min_rx), millis(bfd.min_tx), bfd.multiplier)
+    });
+    let by = if all.hash == HashFields::Source { "source" } else { "5-tuple" };
+    let back = if all.moves { "move" } else { "stay" };
+    let sides = [("external", &all.external), ("internal", &all.internal)];
+    let rows = sides.into_iter().flat_map(|(side, routers)| {
+        routers.iter().map(move |router| (side, router.address, router.weight))
+    });
+    rows.map(|(side, address, weight)| {
+        let how = format!("{side}, weight {weight}, by {by}, {back}{bfd}");
+        ["next hop".into(), address.to_string(), how]
+    })
+    .collect()
+}
+
+/// What each route matches and what it does: policy routes in their order, then static ones.
+fn routes(router: &Router) -> Vec<[String; 2]> {
+    let policies = router.policies.iter().map(|policy| {
+        let action = match &policy.action {
+            Action::Allow => "allow".to_owned(),
+            Action::Drop => "drop".to_owned(),
+            Action::Reroute(hops) => format!("reroute {}", list(&hops[..])),
+        };
+        [format!("{} {}", policy.priority, policy.matches), action]
+    });
+    let routes = router.routes.iter().map(|(key, hops)| {
+        let hop =
+            |hop: &NextHop| format!("{}{}", hop.address, if hop.guarded { " (bfd)" } else { "" });
+        [key.to_string(), format!("via {}", hops.iter().map(hop).collect::<Vec<_>>().join(", "))]
+    });
+    policies.chain(routes).collect()
+}
+
+fn write_rows(out: &mut impl Write, rows: &[[String; 3]]) -> std::io::Result<()> {
     let width = rows.iter().map(|row| row[1].len()).max().unwrap_or_default();
     for [what, value, object] in rows {
         writeln!(out, "  {what:<8}  {value:<width$}  {object}")?;

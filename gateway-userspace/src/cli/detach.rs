@@ -11,7 +11,7 @@ use crate::dataplane::attach::detach_clsact;
 use crate::dataplane::kernel::Side;
 use crate::dataplane::pins::Pins;
 use crate::dataplane::probe;
-use crate::host::{self, HostPlan, HostState};
+use crate::host::{self, HostPlan, HostState, sysctl};
 use crate::netlink::{Netlink, NetlinkError};
 use crate::netns;
 use crate::state_dir::StateDir;
@@ -21,7 +21,7 @@ use crate::status::{self, Status};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Removes programs, maps with all sessions, the addresses and routes that `run` added, and the state \
-directory. Doing it again does nothing.
+directory; forwarding is as it was before. Doing it again does nothing.
 
 Exit codes: 0 nothing is left, 2 error.")]
 pub struct Options {
@@ -31,6 +31,9 @@ pub struct Options {
     /// Network namespace of the interfaces, if not the one that `run` was given.
     #[arg(long, value_name = "PATH|NAME")]
     netns: Option<PathBuf>,
+    /// The namespace is gone, with all that was in it.
+    #[arg(long, hide = true, conflicts_with = "netns")]
+    namespace_gone: bool,
     #[command(flatten)]
     state: GatewayOptions,
 }
@@ -48,6 +51,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     let namespace = given.or_else(|| status.as_ref()?.netns.clone());
     // A namespace that is gone took its addresses and filters with it.
     let reachable = match &namespace {
+        _ if options.namespace_gone => false,
         Some(path) if !path.exists() && options.netns.is_none() => false,
         Some(path) => {
             netns::enter(path)?;
@@ -58,6 +62,8 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     Pins::new(&options.gateway).remove()?;
     if reachable {
         super::runtime()?.block_on(clean(status.as_ref(), owned))?;
+        let settings: Vec<sysctl::Found> = state.load(sysctl::FILE)?.unwrap_or_default();
+        sysctl::restore(&settings).iter().for_each(|error| eprintln!("{error}"));
     }
     remove(&state)?;
     Ok(ExitCode::SUCCESS)

@@ -2,9 +2,12 @@
 //!
 //! `anyhow` is used here and nowhere else; below this module every error is an enum.
 
+pub mod agent;
 pub mod bfdd;
 pub mod check;
+pub mod crds;
 pub mod detach;
+pub mod exec;
 pub mod plan;
 pub mod run;
 pub mod select;
@@ -20,6 +23,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
+use crate::metrics::{Address, Listener, MetricsError, Settings};
 use crate::state_dir::{self, StateDir, StateError};
 
 /// The data plane of a VPC NAT gateway, from Kube-OVN manifests to BPF maps.
@@ -40,6 +44,10 @@ pub enum Command {
     Plan(plan::Options),
     /// Brings a gateway up and keeps it as the manifests say.
     Run(Box<run::Options>),
+    /// Serves each gateway pod of a node: what the DaemonSet runs.
+    Agent(Box<agent::Options>),
+    /// Carries out a verb of kube-ovn-controller, as the script in a gateway pod does.
+    Exec(exec::Options),
     /// Shows whether a gateway works, what is attached where, and what is wrong.
     Status(show::status::Options),
     /// Shows the active rules with their packets and bytes.
@@ -60,6 +68,8 @@ pub enum Command {
     Bfd(show::bfd::Options),
     /// Runs BFD sessions and nothing else.
     Bfdd(bfdd::Options),
+    /// Prints the CRDs of the kinds that `run --kube` watches, for a cluster without Kube-OVN.
+    Crds(crds::Options),
     /// Takes a gateway down: programs, maps, sessions, addresses.
     Detach(detach::Options),
 }
@@ -75,6 +85,8 @@ impl Command {
             Self::Check(options) => check::run(&options),
             Self::Plan(options) => plan::run(&options),
             Self::Run(options) => run::run(*options),
+            Self::Agent(options) => agent::run(*options),
+            Self::Exec(options) => exec::run(&options),
             Self::Status(options) => or_nothing(show::status::run(&options)),
             Self::Rules(options) => or_nothing(show::rules::run(&options)),
             Self::Sessions(options) => or_nothing(show::sessions::run(&options)),
@@ -85,6 +97,7 @@ impl Command {
             Self::Nexthops(options) => or_nothing(show::nexthops::run(&options)),
             Self::Bfd(options) => or_nothing(show::bfd::run(&options)),
             Self::Bfdd(options) => bfdd::run(&options),
+            Self::Crds(options) => crds::run(options),
             Self::Detach(options) => detach::run(&options),
         }
     }
@@ -112,6 +125,27 @@ pub struct GatewayOptions {
 impl GatewayOptions {
     fn directory(&self, gateway: &str) -> Result<StateDir, StateError> {
         StateDir::new(&self.state_dir, gateway)
+    }
+}
+
+/// Where metrics are served.
+#[derive(Debug, clap::Args)]
+pub struct MetricsOptions {
+    /// Serves /metrics for Prometheus, /healthz and /readyz there, in the network namespace that the command
+    /// was started in.
+    #[arg(long, value_name = "ADDRESS:PORT|unix:PATH")]
+    metrics: Option<Address>,
+    /// How many rules, and how many EIPs, the metrics show one by one; the others are summed.
+    #[arg(long, value_name = "N", default_value_t = 1000, requires = "metrics")]
+    metrics_limit: usize,
+}
+
+impl MetricsOptions {
+    /// Opens the port. Comes before any network namespace is entered.
+    fn listen(&self) -> Result<Option<Listener>, MetricsError> {
+        let settings =
+            |address: &Address| Settings { address: address.clone(), limit: self.metrics_limit };
+        self.metrics.as_ref().map(|address| Listener::open(settings(address))).transpose()
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::GatewayOptions;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::pins::Pins;
-use crate::desired::{self, Allocations};
+use crate::desired::{self, Allocations, Identity, ReplicaName};
 use crate::encode::encode;
 use crate::image::MapImage;
 use crate::plan::{Plan, diff};
@@ -26,9 +26,16 @@ pub struct Options {
     /// Manifest files, or directories of them.
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
-    /// Name of the VpcNatGateway.
+    /// Name of the VpcNatGateway, or [NAMESPACE/]NAME of the VpcEgressGateway.
     #[arg(long, value_name = "NAME")]
     gateway: String,
+    /// Which replica of the VpcEgressGateway: its position in the lists of addresses, from 0, or one of
+    /// its addresses.
+    #[arg(long, value_name = "N|ADDRESS")]
+    replica: Option<ReplicaName>,
+    /// Name under which the gateway runs, if it was given one.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     /// Prints one JSON document instead of text.
     #[arg(long)]
     json: bool,
@@ -38,11 +45,15 @@ pub struct Options {
 
 /// Exit code 0: the plan was made, 1: something was rejected.
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
-    let state = options.state.directory(&options.gateway)?;
+    let name = options.name.clone().unwrap_or_else(|| options.gateway.replace('/', "."));
+    let name = &name;
+    let state = options.state.directory(name)?;
     let allocations: Allocations = state.load("allocations.json")?.unwrap_or_default();
     let snapshot = yaml::read(&options.paths)?;
+    let identity = Identity { name: options.replica, ..Identity::default() };
     let resolution = desired::resolve(&snapshot, &options.gateway, &allocations);
-    let pins = Pins::new(&options.gateway);
+    let resolution = resolution.as_replica(&identity)?;
+    let pins = Pins::new(name);
     let live = if pins.exist() { Maps::open(&pins)?.read()? } else { MapImage::default() };
     let mut problems: Vec<_> = resolution.rejections.iter().map(ToString::to_string).collect();
     let plan = match &resolution.state {
@@ -52,7 +63,10 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
             diff(&live, &encoded.image)
         }
         None => {
-            problems.push(format!("VpcNatGateway/{} is not in the input", options.gateway));
+            let gateway = &options.gateway;
+            problems.push(format!(
+                "neither VpcNatGateway/{gateway} nor VpcEgressGateway/{gateway} is in the input"
+            ));
             Plan::default()
         }
     };

@@ -5,22 +5,26 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use super::MetricsOptions;
 use super::bfdd::directory;
 use crate::dataplane::attach::detach_clsact;
 use crate::dataplane::object::object;
-use crate::dataplane::pins::Pins;
+use crate::dataplane::pins::{Pins, ensure_bpffs};
 use crate::dataplane::probe;
 use crate::egress::daemon::{self, Settings};
+use crate::metrics::{self, Listener};
 use crate::netns;
+use crate::privilege;
 use crate::state_dir::{self, StateDir};
 
 /// Options of `vpc-gateway select`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Reads the VpcEgressGateways of the manifests with their Subnets. A packet whose source is in one of \
-their policies and whose destination is outside the VPC goes to one of the replicas; all other \
-packets are left to the kernel. The same flow always takes the same replica while that is alive; \
-if none is, its packets are dropped.
+Reads the VpcEgressGateways of the manifests with their Subnets, and the Vpcs with their static and \
+policy routes. A packet whose source is in one of the gateways' policies and whose destination is outside \
+the VPC goes to one of the replicas; what a route covers goes to one of its next hops; all other packets \
+are left to the kernel. The same flow always takes the same next hop while that is alive; if none is, its \
+packets are dropped.
 
 Annotations of a VpcEgressGateway:
   vpc-gateway.io/hash: 5-tuple | source    what chooses the replica of a flow
@@ -51,6 +55,8 @@ pub struct Options {
     /// Takes the program off the interfaces and removes maps and state, and ends.
     #[arg(long)]
     detach: bool,
+    #[command(flatten)]
+    metrics: MetricsOptions,
     /// Directory for the state, with one directory for each selector in it.
     #[arg(long, value_name = "DIR", default_value = state_dir::DEFAULT)]
     state_dir: PathBuf,
@@ -67,9 +73,17 @@ pub(super) fn run(options: Options) -> Result<ExitCode> {
         return detach(&options, &state);
     }
     let object = object(options.object.as_deref())?;
+    let listener = options.metrics.listen()?;
     if let Some(namespace) = &options.netns {
         netns::enter(&netns::path(namespace))?;
     }
+    ensure_bpffs()?;
+    let needed = [privilege::SELECT, &[privilege::READ_FILES]].concat();
+    let kept = privilege::keep(&needed)?;
+    eprintln!("capabilities: {kept}");
+    let pins = Pins::of_selector(&options.name);
+    let serve = |listener: Listener| listener.serve(|_| metrics::selector::Selector::new(pins));
+    let metrics = listener.map(serve).transpose()?;
     let settings = Settings {
         name: options.name,
         paths: options.config,
@@ -77,6 +91,7 @@ pub(super) fn run(options: Options) -> Result<ExitCode> {
         node: options.node,
         state,
         bfd_state,
+        metrics,
         object,
     };
     super::runtime()?.block_on(daemon::run(settings))?;

@@ -128,6 +128,9 @@ pub struct EgressGatewayStatus {
     /// The internal addresses of the replicas that run, one entry each, `v4,v6` if both.
     #[serde(rename = "internalIPs")]
     pub internal_ips: Vec<String>,
+    /// Their external addresses, in the same order.
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Vec<String>,
     /// Where they run.
     pub workload: EgressWorkload,
 }

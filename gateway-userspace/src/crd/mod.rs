@@ -36,6 +36,9 @@ pub const GROUP: &str = "kubeovn.io";
 /// The version of [`GROUP`] that is served.
 pub const VERSION: &str = "v1";
 
+/// Where an object of a kind with namespaces is if it does not say.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
 /// The kinds that this program acts upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Kind {
@@ -87,6 +90,23 @@ impl Kind {
         }
     }
 
+    /// The name by which an object is told from all others of its kind: `NAMESPACE/NAME` where it has a
+    /// namespace that is not [`DEFAULT_NAMESPACE`].
+    #[must_use]
+    pub fn qualified(self, namespace: &str, name: &str) -> String {
+        match (self, namespace) {
+            (Self::VpcEgressGateway, "" | DEFAULT_NAMESPACE) => name.to_owned(),
+            (Self::VpcEgressGateway, namespace) => format!("{namespace}/{name}"),
+            _ => name.to_owned(),
+        }
+    }
+
+    /// Whether objects of this kind are rules: nothing refers to them.
+    #[must_use]
+    pub const fn is_rule(self) -> bool {
+        matches!(self, Self::IptablesFipRule | Self::IptablesDnatRule | Self::IptablesSnatRule)
+    }
+
     /// The kind of that spelling, if it is one of ours.
     #[must_use]
     pub fn from_manifest(kind: &str) -> Option<Self> {
@@ -105,7 +125,7 @@ impl fmt::Display for Kind {
 pub struct ObjectRef {
     /// The kind of the object.
     pub kind: Kind,
-    /// `metadata.name`.
+    /// `metadata.name`, with the namespace before it as [`Kind::qualified`] has it.
     pub name: String,
     /// The entry inside the object that is meant, such as `dnatRules[0]`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,7 +239,8 @@ impl Object {
     /// The reference to the object.
     #[must_use]
     pub fn object_ref(&self) -> ObjectRef {
-        ObjectRef::new(self.kind(), self.metadata().name.clone())
+        let Metadata { name, namespace, .. } = self.metadata();
+        ObjectRef::new(self.kind(), self.kind().qualified(namespace, name))
     }
 }
 

@@ -38,7 +38,6 @@ pub(super) const UNUSED: &[&str] = &[
     "policyRoutingTableID",
     "private",
     "protocol",
-    "routeTable",
     "u2oFeatures",
     "u2oInterconnection",
     "u2oInterconnectionIP",
@@ -61,4 +60,6 @@ pub struct SubnetSpec {
     pub provider: String,
     /// The VPC of an inside subnet.
     pub vpc: String,
+    /// The table of static routes for what comes from it; the main one when empty.
+    pub route_table: String,
 }

@@ -1,8 +1,14 @@
 //! What a running gateway does about addresses, routes and sysctls.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
 
-use super::{Daemon, Step, chain, log, log_some};
+use aya::maps::{MapData, RingBuf};
+use ipnet::IpNet;
+
+use super::{Daemon, Settings, Step, chain, log, log_some};
+use crate::answers;
 use crate::dataplane::kernel::Side;
 use crate::host::{self, HostAddress, HostRoute, HostState, Present, sysctl};
 
@@ -28,14 +34,47 @@ impl Daemon {
             Ok(routes) => present.routes = routes,
             Err(error) => log(chain(&error)),
         }
+        let own = present.addresses.iter().filter(|one| one.side == Side::Internal);
+        let lan = own.map(|one| one.address).filter(|address| !is_link_local(*address)).collect();
+        self.lan.send_replace(lan);
         self.present = present;
+    }
+
+    /// Starts to tell senders of packets that are dropped. Without it they are dropped all the same.
+    pub(super) fn answer(&mut self) {
+        let lan = self.lan.subscribe();
+        let answered = self.serve(answers::RING, |ring| answers::serve(ring, lan));
+        let fragmented = self.serve(answers::OVERSIZE_RING, answers::fragment);
+        self.problems.set(Step::Answers, answered.into_iter().chain(fragmented).collect());
+    }
+
+    /// Starts to serve a ring buffer. Returns why that failed.
+    fn serve(
+        &mut self,
+        name: &str,
+        serve: impl FnOnce(RingBuf<MapData>) -> io::Result<()>,
+    ) -> Option<String> {
+        match self.maps.dataplane().ring(name) {
+            Ok(Some(ring)) => serve(ring)
+                .err()
+                .map(|error| format!("failed to serve {name}: {error}; is CAP_NET_RAW missing?")),
+            Ok(None) => None,
+            Err(error) => Some(chain(&error)),
+        }
     }
 
     /// Makes addresses, routes and sysctls what the gateway needs.
     pub(super) async fn settle_host(&mut self) {
-        let (changed, errors) = sysctl::ensure(&self.settings.internal, &self.settings.external);
+        let Settings { state, internal, external, .. } = &self.settings;
+        let remembered = sysctl::remember(state, internal, external);
+        let mut problems: Vec<_> = remembered.err().iter().map(|error| chain(error)).collect();
+        let (changed, errors) = sysctl::ensure(internal, external);
         changed.iter().for_each(|change| log(format_args!("set {change}")));
-        let mut problems: Vec<_> = errors.iter().map(|error| chain(error)).collect();
+        problems.extend(errors.iter().map(|error| chain(error)));
+        if self.settings.leave_host {
+            self.problems.set(Step::Host, problems);
+            return self.announce();
+        }
         // An interface that is gone took what was on it along.
         let there = self.attached();
         let wanted = host::wanted(&self.desired).only(|side| there.contains_key(&side));
@@ -63,7 +102,7 @@ impl Daemon {
         self.announce();
     }
 
-    fn save_owned(&self, owned: &HostState) -> Option<String> {
+    pub(super) fn save_owned(&self, owned: &HostState) -> Option<String> {
         self.settings.state.save(host::FILE, owned).err().map(|error| chain(&error))
     }
 
@@ -81,6 +120,13 @@ impl Daemon {
             self.announcer.announce(port.interface.index, mac, fresh);
         }
         self.announced = announceable;
+    }
+}
+
+fn is_link_local(address: IpNet) -> bool {
+    match address.addr() {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
 

@@ -2,70 +2,118 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
+use std::time::Instant;
 
-use super::{Daemon, DaemonError, Port, Problems, Settings, Step, chain, log, log_some};
+use tokio::sync::watch;
+
+use super::routers::Routers;
+use super::{Daemon, DaemonError, Port, Problems, Settings, Step, chain, log, log_some, publish};
 use crate::announce::Announcer;
-use crate::clock;
+use crate::clock::{self, Stopwatch};
 use crate::dataplane::kernel::{Kernel, Side};
 use crate::dataplane::mode::{self, Candidate};
 use crate::dataplane::{features, recount};
-use crate::desired::{self, Allocations, Previous, Resolution};
+use crate::desired::{self, Allocations, DesiredState, Identity, Resolution, Resolver};
+use crate::encode::part::Touched;
 use crate::encode::{self, Surroundings};
 use crate::host::{self, Present};
+use crate::metrics::gateway::Counts;
 use crate::netlink::Netlink;
 use crate::plan::{Change, Plan};
 use crate::reconcile::{Reconciler, Round};
-use crate::source::{SourceError, yaml};
-use crate::status::ApplyStatus;
+use crate::source::feed::Feed;
+use crate::source::{Changes, Snapshot};
+use crate::status::{ApplyStatus, SourceStatus};
 
 /// The file of the state directory that keeps chosen addresses.
 const ALLOCATIONS: &str = "allocations.json";
 
+/// Up to so many changed rules are worth being planned one by one.
+const FEW: usize = 256;
+
 impl Daemon {
     /// Brings the gateway up, or takes it over from the process that ran before.
-    pub(super) async fn start(settings: Settings) -> Result<Self, DaemonError> {
+    pub(super) async fn start(settings: Settings, feed: &mut Feed) -> Result<Self, DaemonError> {
         let netlink = Netlink::connect()?;
         let ports = ports(&settings, &netlink).await?;
         let allocations = settings.state.load(ALLOCATIONS)?.unwrap_or_default();
-        let previous = Previous { allocations, active: BTreeMap::new() };
-        let resolution = resolve(&settings, &previous)?;
+        let resolver = Resolver::new(&settings.gateway, allocations);
+        let identity = identity(&settings, &netlink, &ports).await?;
+        let snapshot = feed.snapshot()?;
+        let resolution = resolver.resolve(&snapshot).as_replica(&identity)?;
         let Some(desired) = resolution.state.clone() else {
-            return Err(no_gateway(&settings, &resolution));
+            return Err(no_gateway(&settings, feed, &resolution));
         };
+        let mut daemon = Self::assemble(settings, netlink, ports, (identity, resolver), desired)?;
+        daemon.heard = feed.heard();
+        daemon.adopt_state(resolution, &snapshot, feed);
+        daemon.bring_up().await?;
+        Ok(daemon)
+    }
+
+    /// Opens the data plane. Changes nothing that runs.
+    pub(super) fn assemble(
+        settings: Settings,
+        netlink: Netlink,
+        ports: BTreeMap<Side, Port>,
+        (identity, resolver): (Identity, Resolver),
+        desired: DesiredState,
+    ) -> Result<Self, DaemonError> {
         let owned = settings.state.load(host::FILE)?.unwrap_or_default();
-        let kernel = Kernel::open(&settings.gateway, &settings.object, &settings.kernel)?;
+        let kernel = Kernel::open(&settings.name, &settings.object, &settings.kernel)?;
+        let routers = Routers::adopt(kernel.next_hops()?);
         let maps = Reconciler::adopt(kernel)?;
         // Routes may have changed while nobody was looking.
+        let adopted = maps.live().config.is_some();
         let routing = maps.live().config.map_or(0, |config| config.routing).wrapping_add(1);
-        let mut daemon = Self {
+        Ok(Self {
             settings,
             maps,
             netlink,
-            previous,
+            identity,
+            resolver,
             desired,
             ports,
             xdp: None,
             present: Present::default(),
             owned,
+            lan: watch::Sender::default(),
             announcer: Announcer::default(),
             announced: BTreeSet::new(),
             routing,
             problems: Problems::default(),
             notes: BTreeSet::new(),
+            source: SourceStatus::default(),
             last_apply: None,
+            last_sweep: None,
+            sweep_took: std::time::Duration::ZERO,
             started_at: clock::unix_seconds(),
             ready: false,
-        };
-        daemon.adopt_state(resolution);
-        daemon.first_round()?;
-        daemon.accelerate()?;
-        daemon.look_around().await;
-        daemon.settle_host().await;
-        daemon.ready = true;
-        daemon.report();
-        log(format_args!("{}: ready", daemon.settings.gateway));
-        daemon.recount();
-        Ok(daemon)
+            counts: Counts::default(),
+            rejected: BTreeMap::new(),
+            edition: 0,
+            adopted,
+            heard: None,
+            report_at: None,
+            routers,
+        })
+    }
+
+    /// Puts everything in place.
+    pub(super) async fn bring_up(&mut self) -> Result<(), DaemonError> {
+        self.find_routers().await;
+        self.first_round()?;
+        self.accelerate()?;
+        self.answer();
+        self.look_around().await;
+        self.settle_host().await;
+        self.look_at_routers().await;
+        self.ready = true;
+        self.report();
+        log(format_args!("{}: ready", self.settings.name));
+        self.recount();
+        Ok(())
     }
 
     /// Rules first, programs last: no packet meets half a configuration.
@@ -74,7 +122,7 @@ impl Daemon {
         if adopted {
             log(format_args!(
                 "{}: adopted {} rules and their sessions from {}",
-                self.settings.gateway,
+                self.settings.name,
                 self.maps.live().rules.len(),
                 self.maps.dataplane().directory().display()
             ));
@@ -87,6 +135,14 @@ impl Daemon {
                 "--max-sessions {flows} has no effect on the maps that are there, which take {}; \
                  --reset-maps would lose their sessions",
                 entries / 2
+            ));
+        }
+        let wanted = self.settings.kernel.preallocate;
+        if wanted != self.maps.dataplane().maps().is_preallocated() {
+            let whose =
+                if wanted { "--preallocate has" } else { "doing without --preallocate has" };
+            log(format_args!(
+                "{whose} no effect on the maps that are there; --reset-maps would lose their sessions"
             ));
         }
         self.round()?;
@@ -102,24 +158,76 @@ impl Daemon {
             Ok(0) => {}
             Ok(corrected) => log(format_args!(
                 "{}: corrected the session counts of {corrected} EIPs and hosts",
-                self.settings.gateway
+                self.settings.name
             )),
             Err(error) => self.problems.set(Step::Maps, vec![chain(&error)]),
         }
     }
 
-    /// Reads the manifests again. If they cannot be read, everything stays as it is.
-    pub(super) async fn reload(&mut self) {
-        match resolve(&self.settings, &self.previous) {
-            Ok(resolution) => {
+    /// Acts upon what the source has to say.
+    pub(super) async fn follow(&mut self, feed: &mut Feed) {
+        if feed.changed() {
+            self.reload(feed).await;
+        } else if feed.health_changed() {
+            self.look_at_source(feed);
+            self.report();
+        }
+    }
+
+    /// Acts upon what changed: upon a few rules by themselves, else upon all objects again. If they cannot be
+    /// read, everything stays as it is.
+    pub(super) async fn reload(&mut self, feed: &mut Feed) {
+        let (watch, heard_at) = (Stopwatch::start(), feed.take_arrival());
+        let step = match feed.take_changes() {
+            Changes::Few(few) => self.resolver.change(&few, &mut self.desired),
+            Changes::Any => {
+                self.resolver.forget();
+                None
+            }
+        };
+        match step {
+            Some(step) => self.follow_step(&step, heard_at, feed).await,
+            None => self.reload_all(heard_at, feed).await,
+        }
+        feed.acted(watch.elapsed());
+    }
+
+    /// Acts upon a few changed rules.
+    async fn follow_step(&mut self, step: &desired::Step, heard_at: Option<Instant>, feed: &Feed) {
+        let before = self.edition;
+        match self.problems.has(Step::Maps) {
+            true => self.try_round(),
+            false => self.try_round_of(&step.touched),
+        }
+        if before != self.edition {
+            self.note_delay(heard_at);
+        }
+        if step.told {
+            self.tell(feed);
+        }
+        if self.problems.has(Step::Host) {
+            self.settle_host().await;
+        }
+        self.publish();
+        self.report_soon();
+    }
+
+    async fn reload_all(&mut self, heard_at: Option<Instant>, feed: &mut Feed) {
+        match self.resolve_all(feed) {
+            Ok((resolution, snapshot)) => {
                 if resolution.state.is_none() {
-                    let missing = no_gateway(&self.settings, &resolution);
+                    let missing = no_gateway(&self.settings, feed, &resolution);
                     let kept = format!("{missing}; it stays as it was");
                     self.problems.set(Step::Manifests, vec![kept]);
                 } else {
-                    self.adopt_state(resolution);
-                    self.try_round();
+                    let before = self.edition;
+                    let old = self.adopt_state(resolution, &snapshot, feed);
+                    self.try_round_after(old);
+                    if before != self.edition {
+                        self.note_delay(heard_at);
+                    }
                     self.settle_host().await;
+                    self.look_at_routers().await;
                 }
             }
             Err(error) => {
@@ -128,6 +236,26 @@ impl Daemon {
             }
         }
         self.report();
+    }
+
+    fn resolve_all(&self, feed: &mut Feed) -> Result<(Resolution, Snapshot), DaemonError> {
+        let snapshot = feed.snapshot()?;
+        let resolution = self.resolver.resolve(&snapshot).as_replica(&self.identity)?;
+        Ok((resolution, snapshot))
+    }
+
+    /// Notes how long a change took from when it was heard of.
+    fn note_delay(&mut self, heard_at: Option<Instant>) {
+        let Some(delay) = heard_at.map(|at| at.elapsed()) else { return };
+        self.counts.delay.record(delay);
+        if let Some(apply) = &mut self.last_apply {
+            apply.event_to_map_us = Some(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX));
+        }
+    }
+
+    pub(super) fn look_at_source(&mut self, feed: &Feed) {
+        self.source = feed.status();
+        self.problems.set(Step::Source, feed.problems());
     }
 
     /// Looks at interfaces, addresses and routes again after the kernel said that they changed.
@@ -154,7 +282,7 @@ impl Daemon {
             }
         }
         self.routing = self.routing.wrapping_add(1);
-        self.try_round();
+        self.try_round_of_surroundings();
         for side in Side::ALL {
             let missing = self.ports.get(&side).is_none_or(|port| port.attachment.is_none());
             if missing && !gone.contains(&side) {
@@ -168,26 +296,40 @@ impl Daemon {
         }
         self.look_around().await;
         self.settle_host().await;
+        self.look_at_routers().await;
         self.report();
     }
 
     /// Takes over what the manifests say now.
-    fn adopt_state(&mut self, resolution: Resolution) {
-        let rejections = resolution.rejections.iter().map(ToString::to_string).collect();
-        self.problems.set(Step::Manifests, rejections);
-        let notes: BTreeSet<_> = resolution.notes.iter().map(ToString::to_string).collect();
+    /// Returns what they said before.
+    fn adopt_state(
+        &mut self,
+        mut resolution: Resolution,
+        snapshot: &Snapshot,
+        feed: &Feed,
+    ) -> Option<DesiredState> {
+        self.look_at_source(feed);
+        self.keep_allocations(&resolution.allocations);
+        let state = resolution.state.take();
+        self.resolver.adopt(resolution, snapshot);
+        self.tell(feed);
+        state.map(|state| std::mem::replace(&mut self.desired, state))
+    }
+
+    /// Tells what is not acted upon, and what may be worth knowing.
+    fn tell(&mut self, feed: &Feed) {
+        let rejections = self.resolver.rejections();
+        feed.complain(rejections);
+        self.rejected = publish::by_kind(rejections);
+        self.problems.set(Step::Manifests, rejections.iter().map(ToString::to_string).collect());
+        let notes: BTreeSet<_> = self.resolver.notes().iter().map(ToString::to_string).collect();
         log_some(notes.difference(&self.notes), "notes");
         self.notes = notes;
-        self.keep_allocations(&resolution.allocations);
-        self.previous = Previous { allocations: resolution.allocations, active: resolution.active };
-        if let Some(state) = resolution.state {
-            self.desired = state;
-        }
     }
 
     fn keep_allocations(&self, allocations: &Allocations) {
         let path = self.settings.state.file(ALLOCATIONS);
-        if (*allocations != self.previous.allocations || !path.exists())
+        if (*allocations != self.resolver.previous().allocations || !path.exists())
             && let Err(error) = self.settings.state.save(ALLOCATIONS, allocations)
         {
             log(chain(&error));
@@ -198,30 +340,28 @@ impl Daemon {
     fn round(&mut self) -> Result<(), DaemonError> {
         let Some(surroundings) = self.surroundings() else { return Ok(()) };
         let round = self.maps.round(&self.desired, &surroundings)?;
-        self.problems.set(Step::Maps, round.overflows.iter().map(ToString::to_string).collect());
-        if round.plan.is_empty() {
-            return Ok(());
-        }
-        self.log_round(&round);
-        self.last_apply = Some(ApplyStatus {
-            at: clock::unix_seconds(),
-            duration_us: u64::try_from(round.duration.as_micros()).unwrap_or(u64::MAX),
-            inserted: round.applied.inserted,
-            updated: round.applied.updated,
-            deleted: round.applied.deleted,
-            sessions_cut: round.sessions_cut,
-        });
+        self.take_note(&round);
         Ok(())
     }
 
+    fn take_note(&mut self, round: &Round) {
+        self.count(round);
+        self.problems.set(Step::Maps, round.overflows.iter().map(ToString::to_string).collect());
+        if !round.plan.is_empty() {
+            self.log_round(round);
+            self.last_apply = Some(applied(round));
+        }
+    }
+
     fn log_round(&self, round: &Round) {
-        let name = &self.settings.gateway;
+        let name = &self.settings.name;
         let generation = self.maps.live().config.map_or(0, |config| config.generation);
         if let [Change::Config(_)] = &round.plan.changes[..] {
             log(format_args!("{name}: generation {generation}, no rule changed"));
             return;
         }
         log_plan(&round.plan);
+        log_plan(&round.drained);
         log(format_args!(
             "{name}: generation {generation} applied in {:.1} ms: {} inserted, {} updated, \
              {} deleted, {} sessions ended",
@@ -233,13 +373,44 @@ impl Daemon {
         ));
     }
 
-    fn try_round(&mut self) {
+    pub(super) fn try_round(&mut self) {
         if let Err(error) = self.round() {
+            self.counts.failed_rounds += 1;
             self.problems.set(Step::Maps, vec![chain(&error)]);
         }
     }
 
-    fn surroundings(&self) -> Option<Surroundings> {
+    /// Makes the maps say what is desired, where they say what was desired before.
+    fn try_round_after(&mut self, before: Option<DesiredState>) {
+        let touched = before.filter(|_| !self.problems.has(Step::Maps));
+        let touched = touched.and_then(|before| Touched::between(&before, &self.desired));
+        match touched {
+            Some(touched) if touched.len() <= FEW => self.try_round_of(&touched),
+            Some(_) | None => self.try_round(),
+        }
+    }
+
+    /// Makes the maps say what is around, where no rule has changed.
+    pub(super) fn try_round_of_surroundings(&mut self) {
+        if self.problems.has(Step::Maps) {
+            return self.try_round();
+        }
+        self.try_round_of(&Touched::default());
+    }
+
+    /// Makes the maps say what is desired and around, where nothing but the touched rules has changed.
+    fn try_round_of(&mut self, touched: &Touched) {
+        let Some(surroundings) = self.surroundings() else { return };
+        match self.maps.round_of(&self.desired, touched, &surroundings) {
+            Ok(round) => self.take_note(&round),
+            Err(error) => {
+                self.counts.failed_rounds += 1;
+                self.problems.set(Step::Maps, vec![chain(&error)]);
+            }
+        }
+    }
+
+    pub(super) fn surroundings(&self) -> Option<Surroundings> {
         let port = |side| {
             let interface = &self.ports.get(&side)?.interface;
             Some(encode::Port { ifindex: interface.index, mtu: interface.mtu })
@@ -252,6 +423,8 @@ impl Daemon {
             unmatched: self.settings.unmatched,
             timeouts: self.settings.timeouts,
             host_limits: self.settings.host_limits,
+            mss_clamp: self.settings.mss_clamp,
+            next_hops: self.routers.has_groups(),
         })
     }
 
@@ -271,8 +444,21 @@ impl Daemon {
     }
 }
 
+/// A round as the status shows it.
+pub(super) fn applied(round: &Round) -> ApplyStatus {
+    ApplyStatus {
+        at: clock::unix_seconds(),
+        duration_us: u64::try_from(round.duration.as_micros()).unwrap_or(u64::MAX),
+        inserted: round.applied.inserted,
+        updated: round.applied.updated,
+        deleted: round.applied.deleted,
+        sessions_cut: round.sessions_cut,
+        event_to_map_us: None,
+    }
+}
+
 /// Finds both interfaces and chooses their hooks, before anything is touched.
-async fn ports(
+pub(super) async fn ports(
     settings: &Settings,
     netlink: &Netlink,
 ) -> Result<BTreeMap<Side, Port>, DaemonError> {
@@ -289,16 +475,35 @@ async fn ports(
     Ok(ports)
 }
 
-fn resolve(settings: &Settings, previous: &Previous) -> Result<Resolution, SourceError> {
-    let snapshot = yaml::read(&settings.paths)?;
-    Ok(desired::resolve_after(&snapshot, &settings.gateway, previous))
+/// What tells which replica of an egress gateway this is. It does not change while the process runs.
+async fn identity(
+    settings: &Settings,
+    netlink: &Netlink,
+    ports: &BTreeMap<Side, Port>,
+) -> Result<Identity, DaemonError> {
+    let mut identity = Identity { name: settings.replica, ..Identity::default() };
+    for (side, port) in ports {
+        let mut addresses = netlink.addresses(port.interface.index).await?;
+        addresses.retain(|address| !is_link_local(address.addr()));
+        match side {
+            Side::Internal => identity.internal = addresses,
+            Side::External => identity.external = addresses,
+        }
+    }
+    Ok(identity)
 }
 
-fn no_gateway(settings: &Settings, resolution: &Resolution) -> DaemonError {
-    let paths: Vec<_> = settings.paths.iter().map(|path| path.display().to_string()).collect();
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+fn no_gateway(settings: &Settings, feed: &Feed, resolution: &Resolution) -> DaemonError {
     DaemonError::NoGateway {
         gateway: settings.gateway.clone(),
-        paths: paths.join(", "),
+        place: feed.place(),
         reasons: resolution.rejections.iter().map(ToString::to_string).collect(),
     }
 }

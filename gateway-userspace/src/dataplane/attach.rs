@@ -12,9 +12,11 @@ use aya::programs::tc::{
 };
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use serde::{Deserialize, Serialize};
 
 use super::pins::{self, PinsError};
+use super::raw::tcx_ingress;
 
 /// Priority of our clsact filter: before filters that leave the choice to the kernel.
 const PRIORITY: u16 = 30311;
@@ -133,9 +135,9 @@ fn pinned_link(interface: &str, pin: &Path) -> Result<Option<SchedClassifierLink
     let failed = |source| AttachError::Link { interface: interface.to_owned(), source };
     let link = FdLink::from(PinnedLink::from_pin(pin).map_err(failed)?);
     let program = link.info().map_err(failed)?.program_id();
-    let here = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)
-        .is_ok_and(|(_, programs)| programs.iter().any(|other| other.id() == program));
-    if !here {
+    let index = if_nametoindex(interface);
+    let there = index.map_err(io::Error::from).and_then(tcx_ingress).unwrap_or_default();
+    if !there.contains(&program) {
         return Ok(None);
     }
     SchedClassifierLink::try_from(link).map(Some).map_err(failed)

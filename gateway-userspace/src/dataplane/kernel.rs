@@ -1,7 +1,10 @@
 //! The data plane in the kernel: maps adopted or made, programs loaded fresh.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::Path;
 
+use aya::maps::{MapData, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, TestRun as _, TestRunOptions};
 
@@ -9,15 +12,19 @@ use gateway_common::verdict::SESSIONS_OPENED;
 use serde::{Deserialize, Serialize};
 
 use super::attach::{self, AttachError, AttachKind};
+use super::jiffies::Jiffies;
 use super::maps::{Maps, MapsError};
 use super::neighbors::NeighborMaps;
 use super::pins::{Pins, PinsError, layouts};
+use super::preallocate::with_preallocated_sessions;
 use super::probe::{self, ProbeError};
+use super::sweep::{Stage, Sweep};
 use super::xdp::{self, XdpError};
 use super::{Applied, Dataplane, Swept};
 use crate::image::MapImage;
 use crate::netlink::Interface;
-use crate::plan::{Families, Plan};
+use crate::plan::{Change, Families, Plan};
+use crate::routers::maps::NextHopMaps;
 
 /// How much of a verifier log is worth reading.
 const LOG_LINES: usize = 20;
@@ -100,6 +107,11 @@ pub enum KernelError {
     /// The object has no such program.
     #[error("failed to find program {0} in the eBPF object; build it again: cargo xtask build")]
     NoProgram(&'static str),
+    /// The object's session maps are not defined as `--preallocate` expects.
+    #[error(
+        "failed to find the session maps in the eBPF object; do without --preallocate, or build it again: cargo xtask build"
+    )]
+    NoSessionMaps,
     /// The verifier refused a program.
     #[error("failed to load program {program}: {reason}\n{log}")]
     Verifier {
@@ -125,6 +137,8 @@ pub enum KernelError {
 pub struct KernelOptions {
     /// How many flows the session maps take; the object's own size if `None`.
     pub max_sessions: Option<u32>,
+    /// Take the memory of all sessions at the start, where the maps are made.
+    pub preallocate: bool,
     /// Start with empty maps, whatever is there.
     pub reset_maps: bool,
     /// Do without TCX.
@@ -137,6 +151,11 @@ pub struct Kernel {
     ebpf: Ebpf,
     maps: Maps,
     tcx: bool,
+    /// The state of every rule, as the maps have it.
+    rules: HashMap<u32, u8>,
+    sweep: Option<Sweep>,
+    /// How many sweeps there were, wrapping.
+    turn: u16,
 }
 
 impl Kernel {
@@ -167,12 +186,13 @@ impl Kernel {
             pins.forget_maps()?;
         }
         pins.check()?;
-        let mut ebpf = load(&pins, object, options.max_sessions)?;
+        let mut ebpf = load(&pins, object, options)?;
         for name in Side::ALL.map(Side::program).into_iter().chain([SWEEP_V4, SWEEP_V6]) {
             load_program(program(&mut ebpf, name)?, name)?;
         }
         let maps = Maps::open(&pins)?;
-        Ok(Self { pins, ebpf, maps, tcx: !options.no_tcx })
+        let rules = states(&maps.read()?);
+        Ok(Self { pins, ebpf, maps, tcx: !options.no_tcx, rules, sweep: None, turn: 0 })
     }
 
     /// Puts the program of a side on an interface, in place of the one that is there.
@@ -248,6 +268,28 @@ impl Kernel {
         })
     }
 
+    /// The ring buffer of that name; `None` if it was taken before.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    pub fn ring(&mut self, name: &str) -> Result<Option<RingBuf<MapData>>, KernelError> {
+        let ring = self.ebpf.take_map(name).map(RingBuf::try_from).transpose();
+        ring.map_err(|source| {
+            let map = name.to_owned();
+            KernelError::Maps(MapsError::Access { operation: "open", map, source })
+        })
+    }
+
+    /// The maps of next-hop groups.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be opened.
+    pub fn next_hops(&self) -> Result<NextHopMaps, KernelError> {
+        Ok(NextHopMaps::open(&self.pins)?)
+    }
+
     /// The maps.
     #[must_use]
     pub const fn maps(&self) -> &Maps {
@@ -281,53 +323,96 @@ impl Dataplane for Kernel {
     type Error = KernelError;
 
     fn read(&mut self) -> Result<MapImage, KernelError> {
-        Ok(self.maps.read()?)
+        let image = self.maps.read()?;
+        self.rules = states(&image);
+        Ok(image)
     }
 
     fn apply(&mut self, plan: &Plan) -> Result<Applied, KernelError> {
         let mut applied = Applied::default();
         for change in &plan.changes {
             self.maps.write(change)?;
+            if let Change::Rule(edit) = change {
+                // What the sweep under way has passed already was not counted for this rule.
+                if let Some(sweep) = &mut self.sweep {
+                    sweep.counts = false;
+                }
+                match edit.new {
+                    Some(rule) => self.rules.insert(edit.key, rule.state),
+                    None => self.rules.remove(&edit.key),
+                };
+            }
             applied.count(change.action());
         }
         Ok(applied)
     }
 
-    fn sweep(&mut self, families: Families) -> Result<Swept, KernelError> {
-        // Walking a map of two million slots takes 20 ms, even when it was never used.
-        let used = self.maps.counter(SESSIONS_OPENED)?.packets > 0;
-        let mut ended = 0;
-        for (name, wanted) in [(SWEEP_V4, families.v4), (SWEEP_V6, families.v6)] {
-            if !wanted || !used {
-                continue;
-            }
-            // What is in the frame does not matter, but there must be one.
-            let frame = [0; 64];
+    fn begin_sweep(&mut self, families: Families) -> Result<(), KernelError> {
+        // What a sweep that was given up has counted.
+        self.maps.settle_draining(false)?;
+        let mut sweep = Sweep::new(families, self.turn);
+        sweep.skip();
+        self.turn = self.turn.wrapping_add(1);
+        // Reading an empty map of a million buckets takes a millisecond, even when it was never used.
+        if self.maps.counter(SESSIONS_OPENED)?.packets == 0 {
+            sweep.stage = Stage::Over;
+        }
+        self.sweep = Some(sweep);
+        Ok(())
+    }
+
+    fn sweep_on(&mut self) -> Result<Option<Swept>, KernelError> {
+        let Some(mut sweep) = self.sweep.take() else {
+            return Ok(Some(Swept::default()));
+        };
+        let name = if sweep.stage == Stage::V4 { SWEEP_V4 } else { SWEEP_V6 };
+        for frame in sweep.slice(&self.maps, &self.rules)? {
             let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
             let run = program(&mut self.ebpf, name)?.test_run(options).map_err(|source| {
                 KernelError::Program { program: name, source: Box::new(source) }
             })?;
-            ended += u64::from(run.return_value);
+            sweep.ended += u64::from(run.return_value);
+            sweep.runs += 1;
+            sweep.running += run.duration;
+            sweep.longest = sweep.longest.max(run.duration);
         }
-        let left = self.maps.settle_draining(families == Families::ALL)?;
-        Ok(Swept { ended, left })
+        sweep.skip();
+        if sweep.stage != Stage::Over {
+            self.sweep = Some(sweep);
+            return Ok(None);
+        }
+        let left = self.maps.settle_draining(sweep.counts && sweep.families == Families::ALL)?;
+        let Sweep { ended, runs, running, longest, .. } = sweep;
+        Ok(Some(Swept { ended, left, runs, running, longest }))
     }
 }
 
-fn load(pins: &Pins, object: &[u8], max_sessions: Option<u32>) -> Result<Ebpf, KernelError> {
+/// The states of the rules.
+fn states(image: &MapImage) -> HashMap<u32, u8> {
+    image.rules.iter().map(|(id, rule)| (*id, rule.state)).collect()
+}
+
+fn load(pins: &Pins, object: &[u8], options: &KernelOptions) -> Result<Ebpf, KernelError> {
+    let object = if options.preallocate {
+        Cow::Owned(with_preallocated_sessions(object).ok_or(KernelError::NoSessionMaps)?)
+    } else {
+        Cow::Borrowed(object)
+    };
+    let jiffies = Jiffies::measure().unwrap_or_default();
     let mut loader = EbpfLoader::new();
+    jiffies.tell(&mut loader);
     // Nothing in the object depends on the running kernel's types.
     loader.btf(None);
     for layout in layouts() {
         loader.map_pin_path(layout.name, pins.map(layout.name));
     }
-    if let Some(flows) = max_sessions {
+    if let Some(flows) = options.max_sessions {
         let entries = flows.saturating_mul(2);
         loader.map_max_entries("SESSIONS_V4", entries).map_max_entries("SESSIONS_V6", entries);
         loader.map_max_entries("MAPPINGS_V4", entries).map_max_entries("MAPPINGS_V6", entries);
         loader.map_max_entries("HOSTS_V4", flows).map_max_entries("HOSTS_V6", flows);
     }
-    loader.load(object).map_err(|error| KernelError::Object(Box::new(error)))
+    loader.load(&object).map_err(|error| KernelError::Object(Box::new(error)))
 }
 
 pub(crate) fn program<'a>(

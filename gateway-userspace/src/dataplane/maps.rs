@@ -2,6 +2,7 @@
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::sys::SyscallError;
 use aya::util::nr_cpus;
 use gateway_common::family::{Family, V4, V6};
 use gateway_common::records::{
@@ -14,9 +15,10 @@ use gateway_common::verdict::{
 };
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
 
 use super::pins::{Pins, PinsError, is_full};
-use super::raw::{Octets, Raw};
+use super::raw::{Octets, Raw, lookup_batch};
 use crate::image::{Addressing, FamilyImage, MapImage, is_draining};
 use crate::plan::{Change, Edit, Entry};
 
@@ -273,6 +275,28 @@ impl Maps {
         })
     }
 
+    /// Session entries of a family from `position` on, from the beginning without one. Returns how many
+    /// were read, and the position of the rest unless that was all.
+    ///
+    /// Entries that come, or move as others go, may be missed; none is read twice.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub(crate) fn session_batch<F: MapFamily>(
+        &self,
+        position: Option<u32>,
+        keys: &mut [Raw<Tuple<F>>],
+        sessions: &mut [Raw<Session<F>>],
+    ) -> Result<(usize, Option<u32>), MapsError> {
+        let map = F::maps(self).sessions.map().fd().as_fd();
+        lookup_batch(map, position, keys, sessions).map_err(|io_error| {
+            let call = "bpf_map_lookup_batch";
+            let source = MapError::SyscallError(SyscallError { call, io_error });
+            failed("read", format!("SESSIONS_{}", F::SUFFIX))(source)
+        })
+    }
+
     /// The session entry of a key.
     pub fn session<F: MapFamily>(&self, key: &Tuple<F>) -> Option<Session<F>> {
         F::maps(self).sessions.get(&Raw(*key), 0).ok().map(|session| session.0)
@@ -329,10 +353,25 @@ impl Maps {
             .map_err(failed("write", format!("HOSTS_{}", F::SUFFIX)))
     }
 
+    /// How many entries the maps take that only user space fills.
+    pub fn capacities(&self) -> Vec<(String, usize)> {
+        let mut all = vec![("RULES".to_owned(), map_entries(&self.rules))];
+        self.v4.capacities(&mut all);
+        self.v6.capacities(&mut all);
+        all
+    }
+
     /// How many entries the session maps take.
     #[must_use]
     pub fn session_capacity(&self) -> usize {
         map_entries(&self.v4.sessions)
+    }
+
+    /// Whether the session maps have taken the memory of all entries at the start.
+    #[must_use]
+    pub fn is_preallocated(&self) -> bool {
+        let info = self.v4.sessions.map().info();
+        info.is_ok_and(|info| info.map_flags() & BPF_F_NO_PREALLOC == 0)
     }
 }
 
@@ -384,6 +423,19 @@ impl<F: Addressing> FamilyMaps<F> {
             eips: open(pins, &named("EIPS"))?,
             hosts: open(pins, &named("HOSTS"))?,
         })
+    }
+
+    fn capacities(&self, all: &mut Vec<(String, usize)>) {
+        let snats = self.snats.map().info().map_or(usize::MAX, |info| info.max_entries() as usize);
+        let counts = [
+            ("FIPS", map_entries(&self.fips)),
+            ("DNATS", map_entries(&self.dnats)),
+            ("SLOTS", map_entries(&self.slots)),
+            ("BACKENDS", map_entries(&self.backends)),
+            ("SNATS", snats),
+            ("EIPS", map_entries(&self.eips)),
+        ];
+        all.extend(counts.map(|(map, count)| (format!("{map}_{}", F::SUFFIX), count)));
     }
 
     fn read(&self) -> Result<FamilyImage<F>, MapsError> {
@@ -506,6 +558,9 @@ pub(crate) fn sum(
         bytes: sum.bytes + value.0.bytes,
     }))
 }
+
+/// Bit of a map's flags: entries are allocated one by one (linux/bpf.h).
+const BPF_F_NO_PREALLOC: u32 = 1;
 
 fn map_entries<K: aya::Pod, V: aya::Pod>(map: &HashMap<MapData, K, V>) -> usize {
     map.map().info().map_or(usize::MAX, |info| info.max_entries() as usize)

@@ -15,6 +15,8 @@ pub struct Memory {
     pub patience: Option<usize>,
     /// How often sessions were swept.
     pub sweeps: u64,
+    /// What the sweep that is under way is for.
+    pub sweeping: Option<Families>,
     /// How many sessions rules have that are draining; none if they are not here.
     pub sessions: BTreeMap<u32, u32>,
 }
@@ -48,13 +50,18 @@ impl Dataplane for Memory {
         Ok(applied)
     }
 
-    fn sweep(&mut self, families: Families) -> Result<Swept, Refused> {
+    fn begin_sweep(&mut self, families: Families) -> Result<(), Refused> {
         self.sweeps += 1;
-        if families != Families::ALL {
-            return Ok(Swept::default());
+        self.sweeping = Some(families);
+        Ok(())
+    }
+
+    fn sweep_on(&mut self) -> Result<Option<Swept>, Refused> {
+        if self.sweeping.take() != Some(Families::ALL) {
+            return Ok(Some(Swept::default()));
         }
         let draining = self.image.rules.iter().filter(|(_, rule)| is_draining(rule));
         let left = draining.map(|(id, _)| (*id, self.sessions.get(id).copied().unwrap_or(0)));
-        Ok(Swept { ended: 0, left: left.collect() })
+        Ok(Some(Swept { left: left.collect(), ..Swept::default() }))
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType};
 use gateway_common::family::{Family, V4, V6};
+use gateway_common::nexthop::NextHopGroup;
 use gateway_common::records::{
     ABI_VERSION, Backend, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Draining, Eip,
     Fip, FipKey, Host, Identification, Mapping, MappingKey, Neighbor, Pool, Rule, Session, Slots,
@@ -36,7 +37,7 @@ const fn layout<K, V>(name: &'static str, kind: MapType) -> Layout {
     Layout { name, kind, key_bytes: size_of::<K>(), value_bytes: size_of::<V>() }
 }
 
-const fn family<F: Family>(names: [&'static str; 11]) -> [Layout; 11] {
+const fn family<F: Family>(names: [&'static str; 12]) -> [Layout; 12] {
     let [
         sessions,
         fips,
@@ -49,6 +50,7 @@ const fn family<F: Family>(names: [&'static str; 11]) -> [Layout; 11] {
         hosts,
         neighbors,
         mappings,
+        next_hops,
     ] = names;
     [
         layout::<Tuple<F>, Session<F>>(sessions, MapType::Hash),
@@ -62,10 +64,11 @@ const fn family<F: Family>(names: [&'static str; 11]) -> [Layout; 11] {
         layout::<F::Addr, Host>(hosts, MapType::Hash),
         layout::<NextHop<F>, Neighbor>(neighbors, MapType::Hash),
         layout::<MappingKey<F>, Mapping<F>>(mappings, MapType::Hash),
+        layout::<u32, NextHopGroup<F>>(next_hops, MapType::Hash),
     ]
 }
 
-const V4_MAPS: [Layout; 11] = family::<V4>([
+const V4_MAPS: [Layout; 12] = family::<V4>([
     "SESSIONS_V4",
     "FIPS_V4",
     "DNATS_V4",
@@ -77,8 +80,9 @@ const V4_MAPS: [Layout; 11] = family::<V4>([
     "HOSTS_V4",
     "NEIGHBORS_V4",
     "MAPPINGS_V4",
+    "NEXT_HOPS_V4",
 ]);
-const V6_MAPS: [Layout; 11] = family::<V6>([
+const V6_MAPS: [Layout; 12] = family::<V6>([
     "SESSIONS_V6",
     "FIPS_V6",
     "DNATS_V6",
@@ -90,6 +94,7 @@ const V6_MAPS: [Layout; 11] = family::<V6>([
     "HOSTS_V6",
     "NEIGHBORS_V6",
     "MAPPINGS_V6",
+    "NEXT_HOPS_V6",
 ]);
 const COMMON_MAPS: [Layout; 9] = [
     layout::<u32, Config>("CONFIG", MapType::Array),
@@ -212,9 +217,7 @@ impl Pins {
     ///
     /// When bpffs cannot be mounted or the directory cannot be made.
     pub fn create(&self) -> Result<(), PinsError> {
-        if !is_mounted() {
-            mount_bpffs().map_err(PinsError::NoBpffs)?;
-        }
+        ensure_bpffs()?;
         let links = self.directory.join("links");
         fs::create_dir_all(&links).map_err(io_error("make", &links))
     }
@@ -305,6 +308,15 @@ impl Pins {
 
 fn is_mounted() -> bool {
     statfs(BPFFS).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// Mounts bpffs where it is not mounted, which takes CAP_SYS_ADMIN.
+///
+/// # Errors
+///
+/// When it cannot be mounted.
+pub fn ensure_bpffs() -> Result<(), PinsError> {
+    if is_mounted() { Ok(()) } else { mount_bpffs().map_err(PinsError::NoBpffs) }
 }
 
 /// Mounts bpffs, once: a second mount over the first would hide the pins of another gateway that

@@ -16,7 +16,7 @@ const CAP_BPF: u32 = 39;
 pub enum ProbeError {
     /// No privilege.
     #[error(
-        "{0} is missing; run as root, or give the process CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN"
+        "{0} is missing; run as root, or give the process CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_RAW"
     )]
     Capability(&'static str),
     /// The kernel is too old.

@@ -1,7 +1,7 @@
 //! The annotations of this program on Kube-OVN's objects.
 
 use super::findings::{Findings, Site};
-use super::{Affinity, MAX_WEIGHT, behavior};
+use super::{Affinity, MAX_WEIGHT, behavior, next_hops};
 use crate::crd::{Kind, Metadata};
 use crate::rejection::Problem;
 
@@ -20,17 +20,20 @@ pub(super) const WEIGHTS: &str = "vpc-gateway.io/weights";
 /// What chooses the replica of a flow: `5-tuple` (the default) or `source`.
 pub(super) const HASH: &str = "vpc-gateway.io/hash";
 
+/// Those of an egress gateway.
+const EGRESS: [&str; 7] = {
+    let [external, internal, hash, bfd, back] = next_hops::ALL;
+    [WEIGHTS, HASH, external, internal, hash, bfd, back]
+};
+
 /// The annotations that mean something on an object of that kind.
 const fn known(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::IptablesDnatRule => &[WEIGHT, SESSION_AFFINITY],
-        Kind::VpcEgressGateway => &[WEIGHTS, HASH],
+        Kind::VpcEgressGateway => &EGRESS,
+        Kind::VpcNatGateway => &next_hops::ALL,
         Kind::IptablesSnatRule => &[behavior::MAPPING, behavior::FILTERING],
-        Kind::VpcNatGateway
-        | Kind::IptablesEip
-        | Kind::IptablesFipRule
-        | Kind::Subnet
-        | Kind::Vpc => &[],
+        Kind::IptablesEip | Kind::IptablesFipRule | Kind::Subnet | Kind::Vpc => &[],
     }
 }
 

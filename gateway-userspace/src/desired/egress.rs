@@ -9,19 +9,23 @@ use gateway_common::nexthop::HashFields;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::Owner;
 use super::annotation::{self, HASH, WEIGHTS};
 use super::findings::{Findings, Site};
-use super::subnet::{Lookup, Subnets, vpc_name};
+use super::next_hops::{self, NextHops};
+use super::subnet::{Lookup, Subnet, Subnets, vpc_name};
 use super::value;
+use super::{Network, Owner};
 use crate::crd::{BfdSpec, EgressGatewaySpec, Kind, ObjectRef, VpcEgressGateway};
 use crate::rejection::{Claim, Problem, Remark};
 
 /// Most replicas, as Kube-OVN has it.
 const MAX_REPLICAS: u32 = 10;
 
+/// Largest bandwidth, as Kube-OVN has it.
+const MAX_MEGABITS: u64 = 9_223_372_036_854;
+
 /// Several equal gateways and who leaves through them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EgressGateway {
     /// The name.
     pub name: String,
@@ -31,6 +35,10 @@ pub struct EgressGateway {
     pub sources: BTreeMap<IpNet, bool>,
     /// What is inside the VPC: CIDRs of its Subnets.
     pub inside: Vec<IpNet>,
+    /// The subnet of the internal interfaces, if it is known.
+    pub internal: Option<Network>,
+    /// The subnet of the external interfaces, if it is known.
+    pub external: Option<Network>,
     /// The replicas, in their order.
     pub replicas: Vec<Replica>,
     /// How the replicas are watched, if they are.
@@ -38,7 +46,11 @@ pub struct EgressGateway {
     /// Whether replicas on the own node come first.
     pub local: bool,
     /// What chooses the replica of a flow.
+    #[serde(serialize_with = "hash_word")]
     pub hash: HashFields,
+    /// The routers that each replica sends to.
+    #[serde(skip_serializing_if = "NextHops::is_empty")]
+    pub next_hops: NextHops,
     /// The object.
     pub owner: Owner,
 }
@@ -46,9 +58,13 @@ pub struct EgressGateway {
 /// One of the gateways.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Replica {
+    /// Its position in the lists of addresses, from 0.
+    pub index: usize,
     /// Its internal addresses, at most one of each family.
     pub addresses: Vec<IpAddr>,
-    /// Its weight, not 0.
+    /// Its external addresses, at most one of each family; none if nobody says.
+    pub external: Vec<IpAddr>,
+    /// Its weight; 0 takes it out without stopping it.
     pub weight: u32,
     /// The node it runs on, if the source of the objects says so.
     pub node: Option<String>,
@@ -63,6 +79,12 @@ pub struct Bfd {
     pub min_tx: Duration,
     /// How many packets may be lost in a row.
     pub multiplier: u8,
+}
+
+impl Bfd {
+    /// What is taken where nothing is said.
+    pub const DEFAULT: Self =
+        Self { min_rx: Duration::from_secs(1), min_tx: Duration::from_secs(1), multiplier: 3 };
 }
 
 /// Reads all egress gateways. A bad policy or replica list is rejected by name; a gateway without
@@ -101,7 +123,7 @@ struct Reader<'r> {
     findings: &'r mut Findings,
 }
 
-impl Reader<'_> {
+impl<'r> Reader<'r> {
     fn gateway(&mut self, object: &VpcEgressGateway) -> EgressGateway {
         let vpc = vpc_name(&self.spec.vpc).to_owned();
         let hash: Hash = self.annotation(object, HASH).unwrap_or_default();
@@ -109,18 +131,20 @@ impl Reader<'_> {
         if !self.spec.selectors.is_empty() {
             self.findings.note(self.site, "selectors", Remark::NoPods);
         }
-        let bandwidth = &self.spec.bandwidth;
-        if *bandwidth != Default::default() {
-            self.findings.note(self.site, "bandwidth", Remark::NotEnforced);
-        }
+        self.bandwidth();
+        let internal = self.network("internalSubnet", &self.spec.internal_subnet, Some(&vpc));
+        let external = self.external_subnet();
         EgressGateway {
             name: self.site.object.name.clone(),
             sources: self.sources(&vpc),
             inside: self.subnets.of_vpc(&vpc),
-            replicas: self.replicas(object),
+            replicas: self.replicas(object, internal, external),
+            internal: internal.map(|subnet| subnet.network.clone()),
+            external: external.map(|subnet| subnet.network.clone()),
             bfd: self.bfd(),
             local,
             hash: hash.0,
+            next_hops: next_hops::read(self.site, &object.metadata, self.findings),
             vpc,
             owner: self.site.owner(),
         }
@@ -203,8 +227,65 @@ impl Reader<'_> {
         }
     }
 
+    fn bandwidth(&mut self) {
+        let bandwidth = &self.spec.bandwidth;
+        if *bandwidth == Default::default() {
+            return;
+        }
+        for (field, text) in [("ingress", &bandwidth.ingress), ("egress", &bandwidth.egress)] {
+            let rate = if text.0.is_empty() { Ok(()) } else { megabits(&text.0) };
+            self.findings.accept(self.site, &format!("bandwidth.{field}"), rate);
+        }
+        self.findings.note(self.site, "bandwidth", Remark::NotEnforced);
+    }
+
+    /// A Subnet that is named; of this VPC, if one is given.
+    fn network(&mut self, field: &str, name: &str, vpc: Option<&str>) -> Option<&'r Subnet> {
+        if name.is_empty() {
+            return None;
+        }
+        let object = ObjectRef::new(Kind::Subnet, name);
+        match self.subnets.lookup(name) {
+            Lookup::Found(subnet) => {
+                let expected = vpc.filter(|vpc| subnet.vpc != **vpc);
+                let Some(expected) = expected else { return Some(subnet) };
+                let (found, expected) = (subnet.vpc.clone(), expected.to_owned());
+                let problem = Problem::OtherVpc { subnet: object, found, expected };
+                self.findings.reject(self.site, field, problem);
+            }
+            Lookup::ByProvider(subnet) => {
+                let (name, provider) = (name.to_owned(), subnet.provider.clone());
+                let remark = Remark::SubnetByProvider { name, subnet: subnet.object(), provider };
+                self.findings.note(self.site, field, remark);
+                return Some(subnet);
+            }
+            Lookup::Rejected => {
+                self.findings.note(self.site, field, Remark::LeftOut { because: object });
+            }
+            Lookup::Missing => {
+                let remark = Remark::NoInternalSubnet { subnet: object };
+                self.findings.note(self.site, field, remark);
+            }
+        }
+        None
+    }
+
+    fn external_subnet(&mut self) -> Option<&'r Subnet> {
+        let name = &self.spec.external_subnet;
+        if name.is_empty() {
+            let expected = "the name of a Subnet of the outside";
+            self.findings.reject(self.site, "externalSubnet", Problem::Missing { expected });
+        }
+        self.network("externalSubnet", name, None)
+    }
+
     /// The replicas: as the user gives them, else those that the status says are running.
-    fn replicas(&mut self, object: &VpcEgressGateway) -> Vec<Replica> {
+    fn replicas(
+        &mut self,
+        object: &VpcEgressGateway,
+        internal: Option<&Subnet>,
+        external: Option<&Subnet>,
+    ) -> Vec<Replica> {
         let wanted = self.spec.replicas.unwrap_or(1);
         if wanted > MAX_REPLICAS {
             let problem = Problem::Invalid {
@@ -227,14 +308,12 @@ impl Reader<'_> {
         if texts.is_empty() && wanted > 0 {
             self.findings.note(self.site, "internalIPs", Remark::NoReplicas);
         }
+        let outside = self.external_ips(object, wanted, external);
         let weights: Weights = self.annotation(object, WEIGHTS).unwrap_or_default();
         let mut replicas: Vec<Replica> = Vec::new();
         for (index, text) in texts.iter().take(wanted).enumerate() {
-            let addresses = value::per_family(text, value::address, IpAddr::is_ipv4);
             let field = format!("{field}[{index}]");
-            let Some(addresses) = self.findings.accept(self.site, &field, addresses) else {
-                continue;
-            };
+            let Some(addresses) = self.addresses(&field, text, internal) else { continue };
             let mut all = replicas.iter().flat_map(|replica| &replica.addresses);
             if let Some(address) = all.find(|address| addresses.contains(*address)) {
                 let problem = Problem::RepeatedMember { address: *address };
@@ -243,31 +322,64 @@ impl Reader<'_> {
             }
             let node = object.status.workload.nodes.get(index).cloned();
             let weight = weights.0.get(index).copied().unwrap_or(1);
-            if weight > 0 {
-                replicas.push(Replica { addresses, weight, node });
-            }
+            let external = outside.get(&index).cloned().unwrap_or_default();
+            replicas.push(Replica { index, addresses, external, weight, node });
         }
         replicas
     }
 
+    /// The external addresses of the replicas, by their positions.
+    fn external_ips(
+        &mut self,
+        object: &VpcEgressGateway,
+        wanted: usize,
+        subnet: Option<&Subnet>,
+    ) -> BTreeMap<usize, Vec<IpAddr>> {
+        let given = &self.spec.external_ips;
+        let (field, texts) = if given.is_empty() {
+            ("status.externalIPs", &object.status.external_ips)
+        } else {
+            ("externalIPs", given)
+        };
+        if !given.is_empty() && given.len() < wanted {
+            let problem = Problem::TooFewAddresses { replicas: wanted, given: given.len() };
+            self.findings.reject(self.site, "externalIPs", problem);
+        }
+        let mut outside: BTreeMap<usize, Vec<IpAddr>> = BTreeMap::new();
+        for (index, text) in texts.iter().take(wanted).enumerate() {
+            let field = format!("{field}[{index}]");
+            let Some(addresses) = self.addresses(&field, text, subnet) else { continue };
+            let taken = outside.values().flatten().find(|address| addresses.contains(*address));
+            if let Some(&address) = taken {
+                self.findings.reject(self.site, &field, Problem::RepeatedMember { address });
+                continue;
+            }
+            outside.insert(index, addresses);
+        }
+        outside
+    }
+
+    /// One address for each family, which a host of the subnet can have.
+    fn addresses(
+        &mut self,
+        field: &str,
+        text: &str,
+        subnet: Option<&Subnet>,
+    ) -> Option<Vec<IpAddr>> {
+        let addresses = value::per_family(text, value::address, IpAddr::is_ipv4);
+        let addresses = addresses.and_then(|addresses| {
+            for address in &addresses {
+                subnet.map_or(Ok(()), |subnet| subnet.check_host(*address).map(drop))?;
+            }
+            Ok(addresses)
+        });
+        self.findings.accept(self.site, field, addresses)
+    }
+
     fn bfd(&mut self) -> Option<Bfd> {
         let spec: &BfdSpec = &self.spec.bfd;
-        let interval = |value: Option<u32>| {
-            let millis = value.unwrap_or(1000);
-            let valid = (1..=3_600_000).contains(&millis);
-            valid.then(|| Duration::from_millis(millis.into())).ok_or_else(|| Problem::Invalid {
-                value: millis.to_string(),
-                not: "an interval of BFD",
-                expected: "1 to 3600000 ms",
-            })
-        };
-        let multiplier = spec.multiplier.unwrap_or(3);
-        let valid = u8::try_from(multiplier).ok().filter(|multiplier| *multiplier > 0);
-        let multiplier = valid.ok_or_else(|| Problem::Invalid {
-            value: multiplier.to_string(),
-            not: "a multiplier of BFD",
-            expected: "1 to 255",
-        });
+        let interval = |value: Option<u32>| interval(value.unwrap_or(1000));
+        let multiplier = multiplier(spec.multiplier.unwrap_or(3));
         let min_rx = self.findings.accept(self.site, "bfd.minRX", interval(spec.min_rx));
         let min_tx = self.findings.accept(self.site, "bfd.minTX", interval(spec.min_tx));
         let multiplier = self.findings.accept(self.site, "bfd.multiplier", multiplier);
@@ -281,9 +393,55 @@ impl Reader<'_> {
     }
 }
 
+/// An interval of BFD.
+pub(super) fn interval(millis: u32) -> Result<Duration, Problem> {
+    let valid = (1..=3_600_000).contains(&millis);
+    valid.then(|| Duration::from_millis(millis.into())).ok_or_else(|| Problem::Invalid {
+        value: millis.to_string(),
+        not: "an interval of BFD",
+        expected: "1 to 3600000 ms",
+    })
+}
+
+/// How many packets of BFD may be lost.
+pub(super) fn multiplier(number: u32) -> Result<u8, Problem> {
+    let valid = u8::try_from(number).ok().filter(|multiplier| *multiplier > 0);
+    valid.ok_or_else(|| Problem::Invalid {
+        value: number.to_string(),
+        not: "a multiplier of BFD",
+        expected: "1 to 255",
+    })
+}
+
+/// A rate: Mbit/s, or a quantity.
+fn megabits(text: &str) -> Result<(), Problem> {
+    let number = ["Mi", "Gi", "M", "G"].iter().find_map(|suffix| text.strip_suffix(suffix));
+    let number = number.unwrap_or(text);
+    // `u64` would take "+1".
+    let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+    match number.parse::<u64>() {
+        Ok(rate) if digits && rate <= MAX_MEGABITS => Ok(()),
+        _ => Err(Problem::Invalid {
+            value: text.to_owned(),
+            not: "a bandwidth",
+            expected: "a number of Mbit/s, or a quantity such as 100M, 1G or 1Gi",
+        }),
+    }
+}
+
+pub(super) fn hash_word<S: serde::Serializer>(
+    hash: &HashFields,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(match hash {
+        HashFields::FiveTuple => "5-tuple",
+        HashFields::Source => "source",
+    })
+}
+
 /// The value of the annotation [`HASH`].
 #[derive(Default)]
-struct Hash(HashFields);
+pub(super) struct Hash(pub(super) HashFields);
 
 impl FromStr for Hash {
     type Err = Problem;

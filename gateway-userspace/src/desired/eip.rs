@@ -8,7 +8,7 @@ use super::{Eip, Owner};
 use crate::rejection::{Claim, Problem};
 
 /// The external addresses of all gateways.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Eips {
     by_name: BTreeMap<String, Named>,
     by_gateway: BTreeMap<String, BTreeMap<IpAddr, Eip>>,
@@ -59,8 +59,8 @@ impl Eips {
         self.rejected.contains(&(gateway.to_owned(), address))
     }
 
-    pub(super) fn take_gateway(&mut self, gateway: &str) -> BTreeMap<IpAddr, Eip> {
-        self.by_gateway.remove(gateway).unwrap_or_default()
+    pub(super) fn of_gateway(&self, gateway: &str) -> BTreeMap<IpAddr, Eip> {
+        self.by_gateway.get(gateway).cloned().unwrap_or_default()
     }
 
     pub(super) fn is_taken(&self, gateway: &str, subnet: &str, address: IpAddr) -> bool {

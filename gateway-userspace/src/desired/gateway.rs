@@ -9,16 +9,20 @@ use super::findings::{Findings, Site};
 use super::subnet::{DEFAULT_EXTERNAL_SUBNET, Lookup, Subnet, Subnets, vpc_name};
 use super::value;
 use super::{Gateway, Network};
-use crate::crd::{Kind, NatGatewaySpec, ObjectRef};
+use super::{annotation, next_hops};
+use crate::crd::{Kind, NatGatewaySpec, ObjectRef, VpcNatGateway};
 use crate::rejection::{Problem, Remark};
 
 /// Reads a gateway. A bad field is rejected and left empty; the gateway itself goes on.
 pub(super) fn read(
     site: &Site,
-    spec: &NatGatewaySpec,
+    object: &VpcNatGateway,
     subnets: &Subnets,
     findings: &mut Findings,
 ) -> Gateway {
+    let spec = &object.spec;
+    annotation::check(site, &object.metadata, findings);
+    let next_hops = next_hops::read(site, &object.metadata, findings);
     let mut reader = Reader { site, spec, subnets, findings };
     let subnet = reader.internal_subnet();
     let network = subnet.map(|subnet| subnet.network.clone());
@@ -36,6 +40,7 @@ pub(super) fn read(
         lan_ips,
         external_subnets,
         routes,
+        next_hops,
         owner: site.owner(),
     }
 }

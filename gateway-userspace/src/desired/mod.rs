@@ -17,28 +17,38 @@
 mod allocation;
 mod annotation;
 mod behavior;
+mod claims;
 mod egress;
 mod eip;
 mod findings;
 mod gateway;
+mod next_hops;
 mod placement;
+mod replica;
 mod resolve;
+mod resolver;
 mod rule;
 mod state;
 mod subnet;
-mod value;
+pub(crate) mod value;
+mod vpc;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use self::allocation::{AllocationError, Allocations};
 pub use self::egress::{Bfd, EgressGateway, Replica};
+pub use self::next_hops::{NextHops, Router as NextHopRouter};
+pub use self::replica::{Identity, NotAReplica, ReplicaName};
 use self::resolve::resolve_once;
+use self::resolver::Ground;
+pub use self::resolver::{Resolver, Step};
 pub use self::state::{
     Affinity, Backend, DesiredState, Dnat, DnatKey, Eip, Fip, Gateway, MAX_WEIGHT, NatBehavior,
     NatFiltering, NatMapping, Network, Owner, Port, Protocol, Sharing, Snat, SnatEip,
 };
-use crate::crd::{Kind, ObjectRef};
+pub use self::vpc::{Action, End, Match, NextHop, Policy, RouteKey, Router};
+use crate::crd::{DEFAULT_NAMESPACE, Kind, ObjectRef};
 use crate::rejection::{Note, Rejection, Remark};
 use crate::source::{Snapshot, SourceObject};
 
@@ -54,8 +64,10 @@ pub struct Previous {
 /// The result of [`resolve`].
 #[derive(Clone, Debug)]
 pub struct Resolution {
-    /// What the gateway shall do; `None` if there is no such gateway in the input.
+    /// What the gateway shall do; `None` if there is no such `VpcNatGateway` in the input.
     pub state: Option<DesiredState>,
+    /// The egress gateway of that name.
+    pub egress: Option<EgressGateway>,
     /// What is not acted upon, in the order of the input.
     pub rejections: Vec<Rejection>,
     /// What the user may want to know, in the order of the input.
@@ -64,6 +76,8 @@ pub struct Resolution {
     pub allocations: Allocations,
     /// For [`Previous::active`] of the next [`resolve_after`].
     pub active: BTreeMap<ObjectRef, Arc<SourceObject>>,
+    /// What the rules stand on.
+    ground: Ground,
 }
 
 /// The result of [`resolve_all`].
@@ -73,6 +87,8 @@ pub struct Resolutions {
     pub states: BTreeMap<String, DesiredState>,
     /// The egress gateways of the input, by their names.
     pub egress: BTreeMap<String, EgressGateway>,
+    /// The routes of the VPCs of the input, by their names.
+    pub routers: BTreeMap<String, Router>,
     /// What is not acted upon, in the order of the input.
     pub rejections: Vec<Rejection>,
     /// What the user may want to know, in the order of the input.
@@ -83,6 +99,8 @@ pub struct Resolutions {
     pub active: BTreeMap<ObjectRef, Arc<SourceObject>>,
     /// The objects with a rejection of their own.
     rejected: BTreeSet<ObjectRef>,
+    /// What the rules stand on.
+    ground: Ground,
 }
 
 /// Resolves the objects of one gateway. What concerns other gateways is not reported.
@@ -99,15 +117,47 @@ pub fn resolve(snapshot: &Snapshot, gateway: &str, previous: &Allocations) -> Re
 #[must_use]
 pub fn resolve_after(snapshot: &Snapshot, gateway: &str, previous: &Previous) -> Resolution {
     let mut all = resolve_all(snapshot, previous);
-    let concerns = |of: &Option<String>| of.as_ref().is_none_or(|name| name == gateway);
-    all.rejections.retain(|rejection| concerns(&rejection.gateway));
-    all.notes.retain(|note| concerns(&note.gateway));
+    all.rejections.retain(|rejection| concerns(&rejection.gateway, gateway));
+    all.notes.retain(|note| concerns(&note.gateway, gateway));
     Resolution {
         state: all.states.remove(gateway),
+        egress: all.egress.remove(egress_name(gateway)),
         rejections: all.rejections,
         notes: all.notes,
         allocations: all.allocations,
         active: all.active,
+        ground: all.ground,
+    }
+}
+
+/// Whether what belongs to `of`, or to nobody in particular, is a matter of that gateway.
+fn concerns(of: &Option<String>, gateway: &str) -> bool {
+    of.as_ref().is_none_or(|name| name == gateway || name == egress_name(gateway))
+}
+
+/// The name of the egress gateway that is meant by `NAME` or `NAMESPACE/NAME`, as
+/// [`Kind::qualified`] has it.
+#[must_use]
+pub fn egress_name(gateway: &str) -> &str {
+    match gateway.split_once('/') {
+        Some((DEFAULT_NAMESPACE, name)) => name,
+        _ => gateway,
+    }
+}
+
+impl Resolution {
+    /// Makes the state that of a replica, if the gateway is an egress gateway.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be told which replica is meant.
+    pub fn as_replica(mut self, identity: &Identity) -> Result<Self, NotAReplica> {
+        if let (None, Some(egress)) = (&self.state, &self.egress) {
+            let (state, notes) = egress.replica(identity)?;
+            self.state = Some(state);
+            self.notes.extend(notes);
+        }
+        Ok(self)
     }
 }
 
@@ -121,6 +171,12 @@ pub fn resolve_all(snapshot: &Snapshot, previous: &Previous) -> Resolutions {
         let mut all = resolve_once(&patched, previous);
         let fresh = to_keep(&patched, &all, previous, &kept);
         if fresh.is_empty() {
+            // An old form may be wrong by now too, as when its EIP went; a gateway goes on all the same.
+            let all_of_them = kept.len();
+            kept.retain(|object, _| {
+                object.kind == Kind::VpcNatGateway || !all.rejected.contains(object)
+            });
+            all.ground.lost = kept.len() < all_of_them;
             all.notes.extend(kept.iter().map(|(object, source)| Note {
                 origin: source.origin.clone(),
                 object: Some(object.clone()),
@@ -134,6 +190,7 @@ pub fn resolve_all(snapshot: &Snapshot, previous: &Previous) -> Resolutions {
             all.rejections.sort_by(|a, b| a.origin.cmp(&b.origin));
             // A gateway is acted upon whatever is wrong with one of its fields: were it not active,
             // the next round would lose it.
+            all.ground.kept = kept.keys().cloned().collect();
             all.active.extend(kept.into_iter().filter(|(object, _)| {
                 object.kind == Kind::VpcNatGateway && all.states.contains_key(&object.name)
             }));

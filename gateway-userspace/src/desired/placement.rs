@@ -16,6 +16,7 @@ use super::value;
 use super::{Allocations, Eip, Gateway};
 use crate::crd::{InlineEip, IptablesEip, Kind, NatGatewaySpec, ObjectRef};
 use crate::rejection::{Problem, Remark, Role};
+use crate::source::Addressing;
 
 /// A gateway and what it was read from.
 pub(super) type Gateways<'s> = BTreeMap<String, (Gateway, &'s NatGatewaySpec)>;
@@ -25,6 +26,7 @@ pub(super) struct Placement<'s> {
     pub(super) gateways: &'s Gateways<'s>,
     pub(super) subnets: &'s Subnets,
     pub(super) previous: &'s Allocations,
+    pub(super) addressing: Addressing,
     /// Some objects of the input could not be read: what was chosen for them is kept for them.
     pub(super) incomplete: bool,
     /// The objects among those that can be told.
@@ -134,8 +136,13 @@ impl<'s> Placement<'s> {
             return None;
         };
         let external = self.external(site, &spec.external_subnet, gateway_spec, findings)?;
-        // What the cluster chose is as good as what the user asked for.
-        let v4ip = if spec.v4ip.is_empty() { &eip.status.ip } else { &spec.v4ip };
+        // What the cluster chose is as good as what the user asked for; where there is a cluster, it
+        // decides.
+        let (first, second) = match self.addressing {
+            Addressing::Ours => (&spec.v4ip, &eip.status.ip),
+            Addressing::Cluster => (&eip.status.ip, &spec.v4ip),
+        };
+        let v4ip = if first.is_empty() { second } else { first };
         let mut given = Vec::new();
         for (field, text, v4) in [("v4ip", v4ip, true), ("v6ip", &spec.v6ip, false)] {
             if !text.is_empty() {
@@ -188,6 +195,12 @@ impl<'s> Placement<'s> {
         let has = |field| given.iter().any(|(given, _)| *given == field);
         if has("v4ip") {
             return Some(Vec::new());
+        }
+        if self.addressing == Addressing::Cluster {
+            if given.is_empty() {
+                findings.reject(site, "v4ip", Problem::NoAddressYet);
+            }
+            return (!given.is_empty()).then(Vec::new);
         }
         let (name, subnet) = match external {
             External::Known(subnet) => (&*subnet.network.name, Some(subnet)),

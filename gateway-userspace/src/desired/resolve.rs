@@ -9,9 +9,12 @@ use super::findings::{Findings, Site};
 use super::placement::{Gateways, Placement, place_inline};
 use super::rule::{EipName, Rules, remark};
 use super::subnet::Subnets;
-use super::{DesiredState, EgressGateway, Previous, Resolutions, egress, gateway};
-use crate::crd::{IptablesDnatRule, IptablesEip, IptablesFipRule, IptablesSnatRule};
-use crate::crd::{Kind, Object, ObjectRef, Subnet, VpcEgressGateway, VpcNatGateway};
+use super::{DesiredState, EgressGateway, Gateway, Ground, Previous, Resolutions, Router};
+use super::{egress, gateway, vpc};
+use crate::crd::{
+    IptablesDnatRule, IptablesEip, IptablesFipRule, IptablesSnatRule, NatGatewaySpec,
+};
+use crate::crd::{Kind, Object, ObjectRef, Subnet, Vpc, VpcEgressGateway, VpcNatGateway};
 use crate::rejection::{Note, Remark};
 use crate::source::{Snapshot, SourceObject};
 
@@ -25,6 +28,7 @@ struct Index<'s> {
     dnats: Vec<(Site, &'s IptablesDnatRule)>,
     snats: Vec<(Site, &'s IptablesSnatRule)>,
     egress: Vec<(Site, &'s VpcEgressGateway)>,
+    vpcs: Vec<(Site, &'s Vpc)>,
 }
 
 impl<'s> Index<'s> {
@@ -42,9 +46,10 @@ impl<'s> Index<'s> {
                 Object::Dnat(object) => index.dnats.push((site, object)),
                 Object::Snat(object) => index.snats.push((site, object)),
                 Object::EgressGateway(object) => {
-                    index.egress.push((site.of_gateway(Some(&object.metadata.name)), object));
+                    let name = site.object.name.clone();
+                    index.egress.push((site.of_gateway(Some(&name)), object));
                 }
-                Object::Vpc(_) => {}
+                Object::Vpc(object) => index.vpcs.push((site, object)),
             }
         }
         index
@@ -105,7 +110,7 @@ pub(super) fn resolve_once(snapshot: &Snapshot, previous: &Previous) -> Resoluti
     }
     let mut gateways = Gateways::new();
     for (site, object) in &index.gateways {
-        let gateway = gateway::read(site, &object.spec, &subnets, &mut findings);
+        let gateway = gateway::read(site, object, &subnets, &mut findings);
         gateways.insert(site.object.name.clone(), (gateway, &object.spec));
     }
     for (site, object) in &index.gateways {
@@ -116,32 +121,70 @@ pub(super) fn resolve_once(snapshot: &Snapshot, previous: &Previous) -> Resoluti
         gateways: &gateways,
         subnets: &subnets,
         previous: &previous.allocations,
+        addressing: snapshot.addressing,
         incomplete: !snapshot.rejections.is_empty(),
         unreadable: &unreadable,
     };
     let allocations = placement.place(&index.eips, &mut eips, &mut findings);
-    let states = states(gateways, &index, &mut eips, &mut findings);
+    let inline = gateways.values().any(|(_, spec)| has_rules(spec));
+    let gateways: BTreeMap<_, _> =
+        gateways.into_iter().map(|(name, (gateway, _))| (name, gateway)).collect();
+    let states = states(&gateways, &index, &eips, &mut findings);
+    let ground = Ground { eips, gateways, inline, ..Ground::default() };
     let egress = egress::read_all(&index.egress, &subnets, &mut findings);
-    finish(snapshot, objects, (states, egress), findings, allocations)
+    let routers = vpc::read_all(&index.vpcs, &subnets, &mut findings);
+    let mut all = finish(snapshot, objects, (states, egress, routers), findings, allocations);
+    all.ground = ground;
+    all
 }
 
-fn states(
-    gateways: Gateways<'_>,
-    index: &Index<'_>,
-    eips: &mut Eips,
-    findings: &mut Findings,
-) -> BTreeMap<String, DesiredState> {
-    let empty = |gateway| DesiredState {
-        gateway,
+/// Whether a gateway has rules of its own, as those of v1.7 had.
+fn has_rules(spec: &NatGatewaySpec) -> bool {
+    let rules = [spec.floating_ip_rules.len(), spec.dnat_rules.len(), spec.snat_rules.len()];
+    rules.iter().any(|count| *count > 0)
+}
+
+/// Resolves rules alone, in that order.
+pub(super) fn resolve_rules(
+    ground: &Ground,
+    sources: &[&Arc<SourceObject>],
+) -> (BTreeMap<String, DesiredState>, Findings) {
+    let mut findings = Findings::default();
+    let index = Index::new(sources);
+    let mut states = empty(&ground.gateways);
+    fill(Rules::new(&ground.eips, &mut states, &mut findings), &index);
+    (states, findings)
+}
+
+/// The states of gateways that have nothing.
+fn empty(gateways: &BTreeMap<String, Gateway>) -> BTreeMap<String, DesiredState> {
+    let empty = |gateway: &Gateway| DesiredState {
+        gateway: gateway.clone(),
         eips: BTreeMap::new(),
         fips: BTreeMap::new(),
         dnats: BTreeMap::new(),
         snats: BTreeMap::new(),
+        forwards: BTreeMap::new(),
     };
-    let gateways = gateways.into_iter();
-    let mut states: BTreeMap<_, _> =
-        gateways.map(|(name, (gateway, _))| (name, empty(gateway))).collect();
-    let mut rules = Rules::new(eips, &mut states, findings);
+    gateways.iter().map(|(name, gateway)| (name.clone(), empty(gateway))).collect()
+}
+
+fn states(
+    gateways: &BTreeMap<String, Gateway>,
+    index: &Index<'_>,
+    eips: &Eips,
+    findings: &mut Findings,
+) -> BTreeMap<String, DesiredState> {
+    let mut states = empty(gateways);
+    fill(Rules::new(eips, &mut states, findings), index);
+    for (name, state) in &mut states {
+        state.eips = eips.of_gateway(name);
+        remark(state, findings);
+    }
+    states
+}
+
+fn fill(mut rules: Rules<'_>, index: &Index<'_>) {
     for (site, object) in &index.gateways {
         rules.inline(site, &object.spec);
     }
@@ -163,17 +206,16 @@ fn states(
         }
     }
     rules.settle_affinity();
-    for (name, state) in &mut states {
-        state.eips = eips.take_gateway(name);
-        remark(state, findings);
-    }
-    states
 }
+
+/// The results of all kinds.
+type Gathered =
+    (BTreeMap<String, DesiredState>, BTreeMap<String, EgressGateway>, BTreeMap<String, Router>);
 
 fn finish(
     snapshot: &Snapshot,
     objects: Vec<(ObjectRef, &Arc<SourceObject>)>,
-    (states, egress): (BTreeMap<String, DesiredState>, BTreeMap<String, EgressGateway>),
+    (states, egress, routers): Gathered,
     findings: Findings,
     allocations: super::Allocations,
 ) -> Resolutions {
@@ -187,5 +229,16 @@ fn finish(
         .filter(|(object, _)| !rejected.contains(object) && !left_out.contains(object))
         .map(|(object, source)| (object, Arc::clone(source)))
         .collect();
-    Resolutions { states, egress, rejections, notes, allocations, active, rejected }
+    let ground = Ground::default();
+    Resolutions {
+        states,
+        egress,
+        routers,
+        rejections,
+        notes,
+        allocations,
+        active,
+        rejected,
+        ground,
+    }
 }

@@ -10,6 +10,7 @@ use gateway_common::records::{FILTER_ADDRESS, FILTER_INDEPENDENT, MAP_INDEPENDEN
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
+use super::NextHops;
 use crate::crd::ObjectRef;
 use crate::rejection::{Origin, Problem};
 
@@ -28,6 +29,10 @@ pub struct DesiredState {
     pub dnats: BTreeMap<DnatKey, Dnat>,
     /// The sources that share external addresses; the longest prefix wins.
     pub snats: BTreeMap<IpNet, Snat>,
+    /// The prefixes whose packets pass as they are, in both directions; the longest prefix wins, among
+    /// these and [`DesiredState::snats`]. Only an egress gateway has them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub forwards: BTreeMap<IpNet, Owner>,
 }
 
 /// The gateway itself.
@@ -45,6 +50,9 @@ pub struct Gateway {
     pub external_subnets: Vec<Network>,
     /// Further routes by the internal interface: destination and next hop.
     pub routes: BTreeMap<IpNet, IpAddr>,
+    /// The routers among which the gateway chooses, if there are several.
+    #[serde(skip_serializing_if = "NextHops::is_empty")]
+    pub next_hops: NextHops,
     /// The object.
     pub owner: Owner,
 }

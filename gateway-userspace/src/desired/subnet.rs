@@ -23,6 +23,7 @@ pub(super) struct Subnet {
     pub(super) network: Network,
     pub(super) provider: String,
     pub(super) vpc: String,
+    route_table: String,
     excluded: Vec<RangeInclusive<IpAddr>>,
 }
 
@@ -95,6 +96,7 @@ impl Subnet {
             network: Network { name: site.object.name.clone(), cidrs, gateways: Vec::new() },
             provider: spec.provider.clone(),
             vpc: vpc_name(&spec.vpc).to_owned(),
+            route_table: spec.route_table.clone(),
             excluded: Vec::new(),
         };
         subnet.network.gateways = subnet.gateways(site, &spec.gateway, findings)?;
@@ -162,6 +164,17 @@ impl Subnets {
         of_vpc.flat_map(|subnet| subnet.network.cidrs.iter().copied()).collect()
     }
 
+    /// The CIDRs of all Subnets of a VPC that have a route table of their own, with its name.
+    pub(super) fn tables_of_vpc(&self, vpc: &str) -> BTreeMap<IpNet, String> {
+        let of_vpc = self.by_name.values().flatten().filter(|subnet| subnet.is_inside(vpc));
+        let own = of_vpc.filter(|subnet| !subnet.route_table.is_empty());
+        own.flat_map(|subnet| {
+            let cidrs = subnet.network.cidrs.iter().copied();
+            cidrs.map(|cidr| (cidr, subnet.route_table.clone()))
+        })
+        .collect()
+    }
+
     pub(super) fn lookup(&self, name: &str) -> Lookup<'_> {
         match self.by_name.get(name) {
             Some(Some(subnet)) => Lookup::Found(subnet),
@@ -216,7 +229,8 @@ mod tests {
         let network =
             Network { name: "s".into(), cidrs: vec![cidr], gateways: vec![*hosts(cidr).start()] };
         let excluded = excluded.iter().map(|text| value::range(text).unwrap()).collect();
-        (Subnet { network, provider: String::new(), vpc: String::new(), excluded }, cidr)
+        let [provider, vpc, route_table] = [const { String::new() }; 3];
+        (Subnet { network, provider, vpc, route_table, excluded }, cidr)
     }
 
     fn free(cidr: &str, excluded: &[&str], taken: &[&str]) -> Option<String> {

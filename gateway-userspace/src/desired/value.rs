@@ -14,7 +14,7 @@ pub(super) fn required<'t>(text: &'t str, expected: &'static str) -> Result<&'t 
 }
 
 /// An address that a host can have.
-pub(super) fn address(text: &str) -> Result<IpAddr, Problem> {
+pub(crate) fn address(text: &str) -> Result<IpAddr, Problem> {
     let text = required(text, "an IP address")?;
     let invalid = |not, expected| Problem::Invalid { value: text.to_owned(), not, expected };
     let address: IpAddr = text
@@ -43,7 +43,7 @@ pub(super) fn address_of_family(text: &str, v4: bool) -> Result<IpAddr, Problem>
 }
 
 /// A CIDR, possibly with host bits, or a single address.
-pub(super) fn cidr(text: &str) -> Result<IpNet, Problem> {
+pub(crate) fn cidr(text: &str) -> Result<IpNet, Problem> {
     let text = required(text, "a CIDR such as 10.0.1.0/24")?;
     text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
         Problem::Invalid {

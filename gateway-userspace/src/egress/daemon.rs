@@ -18,7 +18,9 @@ use crate::bfd::report::{FILE as BFD_FILE, Sessions};
 use crate::bfd::socket::SocketError;
 use crate::clock;
 use crate::dataplane::kernel::KernelError;
-use crate::desired::{EgressGateway, Previous, resolve_all};
+use crate::desired::{EgressGateway, Previous, Router, resolve_all};
+use crate::metrics::Publisher;
+use crate::metrics::selector::Published;
 use crate::netlink::{self, Netlink, NetlinkError};
 use crate::source::SourceError;
 use crate::source::yaml;
@@ -42,6 +44,8 @@ pub struct Settings {
     pub state: StateDir,
     /// The state directory of the BFD sessions.
     pub bfd_state: StateDir,
+    /// Whom the metrics are published to.
+    pub metrics: Option<Publisher<Published>>,
     /// The eBPF object.
     pub object: Cow<'static, [u8]>,
 }
@@ -76,11 +80,13 @@ struct Daemon {
     engine: Option<Engine>,
     events: mpsc::UnboundedSender<Event>,
     gateways: BTreeMap<String, EgressGateway>,
+    routers: BTreeMap<String, Router>,
     previous: Previous,
     rejected: Vec<String>,
     links: Vec<Link>,
     alive: BTreeMap<Ends, bool>,
     started: Instant,
+    started_at: u64,
     image: Image,
     reported: Option<Report>,
 }
@@ -117,7 +123,7 @@ pub async fn run(settings: Settings) -> Result<(), SelectError> {
                     daemon.reload()?;
                 }
                 daemon.settle()?;
-                daemon.save_sessions().await;
+                daemon.report().await;
             }
         }
     }
@@ -141,11 +147,13 @@ impl Daemon {
             engine: None,
             events,
             gateways: BTreeMap::new(),
+            routers: BTreeMap::new(),
             previous: Previous::default(),
             rejected: Vec::new(),
             links: Vec::new(),
             alive: BTreeMap::new(),
             started: clock::now(),
+            started_at: clock::unix_seconds(),
             image,
             reported: None,
             settings,
@@ -173,6 +181,7 @@ impl Daemon {
         self.rejected = all.rejections.iter().map(ToString::to_string).collect();
         self.previous = Previous { allocations: all.allocations, active: all.active };
         self.gateways = all.egress;
+        self.routers = all.routers;
         self.watch_replicas()?;
         self.settle()
     }
@@ -200,7 +209,7 @@ impl Daemon {
     }
 
     fn watch_replicas(&mut self) -> Result<(), SelectError> {
-        let sessions = plan::bfd_sessions(&self.gateways, &self.links);
+        let sessions = plan::bfd_sessions(&self.gateways, &self.routers, &self.links);
         self.alive.retain(|ends, _| sessions.contains_key(ends));
         if self.engine.is_none() && !sessions.is_empty() {
             self.engine = Some(Engine::start(self.events.clone())?);
@@ -224,7 +233,7 @@ impl Daemon {
 
     /// Makes the maps what they shall be.
     fn settle(&mut self) -> Result<(), SelectError> {
-        let waiting = self.started.elapsed() < plan::patience(&self.gateways);
+        let waiting = self.started.elapsed() < plan::patience(&self.gateways, &self.routers);
         let alive = |ends: &Ends| match self.alive.get(ends) {
             Some(alive) => Some(*alive),
             None if waiting => None,
@@ -232,7 +241,8 @@ impl Daemon {
         };
         let node = self.settings.node.as_deref();
         let around = Surroundings { links: &self.links, node, alive: &alive };
-        let Planned { image, groups, problems } = plan::plan(&self.gateways, &around, &self.image);
+        let planned = plan::plan(&self.gateways, &self.routers, &around, &self.image);
+        let Planned { image, groups, problems } = planned;
         if image != self.image {
             self.selector.maps.apply(&self.image, &image).map_err(KernelError::from)?;
             self.save(IMAGE, &image);
@@ -257,12 +267,19 @@ impl Daemon {
         }
     }
 
-    async fn save_sessions(&self) {
-        let Some(engine) = &self.engine else { return };
-        let sessions = Sessions { sessions: engine.report().await };
-        if let Err(error) = self.settings.bfd_state.save(BFD_FILE, &sessions) {
-            log(error);
+    /// Writes the BFD sessions down and publishes what there is.
+    async fn report(&self) {
+        let mut sessions = Sessions::default();
+        if let Some(engine) = &self.engine {
+            sessions.sessions = engine.report().await;
+            if let Err(error) = self.settings.bfd_state.save(BFD_FILE, &sessions) {
+                log(error);
+            }
         }
+        let Some(publisher) = &self.settings.metrics else { return };
+        publisher.beat();
+        let (started_at, report) = (self.started_at, self.reported.clone());
+        publisher.publish(Published { started_at, report, bfd: sessions });
     }
 }
 

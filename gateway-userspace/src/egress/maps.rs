@@ -7,12 +7,14 @@ use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::family::{Family, Ipv4, Ipv6, V4, V6};
-use gateway_common::nexthop::{Group, Member};
+use gateway_common::nexthop::{ChoiceKey, Group, Member};
 use gateway_common::records::Counter;
 use ipnet::IpNet;
 
+use super::choices::Choices;
 use super::plan::{GroupImage, Image, MemberImage};
 use crate::dataplane::attach::{self, AttachKind};
+use crate::dataplane::jiffies::Jiffies;
 use crate::dataplane::kernel::{KernelError, load_program, program};
 use crate::dataplane::maps::{MapsError, failed, gone, open, sum};
 use crate::dataplane::pins::Pins;
@@ -20,11 +22,12 @@ use crate::dataplane::probe;
 use crate::dataplane::raw::{Octets, Raw};
 
 /// The maps that outlive the process.
-const PINNED: [&str; 9] = [
-    "SELECT_V4",
-    "SELECT_V6",
-    "INSIDE_V4",
-    "INSIDE_V6",
+const PINNED: [&str; 10] = [
+    "SOURCES_V4",
+    "SOURCES_V6",
+    "DESTINATIONS_V4",
+    "DESTINATIONS_V6",
+    "CHOICES",
     "GROUPS",
     "MEMBERS_V4",
     "MEMBERS_V6",
@@ -43,6 +46,7 @@ type Prefixes<F> = LpmTrie<MapData, Octets<<F as Family>::Addr>, u32>;
 pub struct Maps {
     v4: FamilyMaps<V4>,
     v6: FamilyMaps<V6>,
+    choices: HashMap<MapData, Raw<ChoiceKey>, u32>,
     groups: HashMap<MapData, u32, Raw<Group>>,
     counters: PerCpuArray<MapData, Raw<Counter>>,
     reasons: PerCpuArray<MapData, Raw<Counter>>,
@@ -50,7 +54,7 @@ pub struct Maps {
 
 struct FamilyMaps<F: Family> {
     sources: Prefixes<F>,
-    inside: Prefixes<F>,
+    destinations: Prefixes<F>,
     members: HashMap<MapData, u32, Raw<Member<F>>>,
 }
 
@@ -63,15 +67,16 @@ impl Maps {
     pub fn open(pins: &Pins) -> Result<Self, MapsError> {
         Ok(Self {
             v4: FamilyMaps {
-                sources: open(pins, "SELECT_V4")?,
-                inside: open(pins, "INSIDE_V4")?,
+                sources: open(pins, "SOURCES_V4")?,
+                destinations: open(pins, "DESTINATIONS_V4")?,
                 members: open(pins, "MEMBERS_V4")?,
             },
             v6: FamilyMaps {
-                sources: open(pins, "SELECT_V6")?,
-                inside: open(pins, "INSIDE_V6")?,
+                sources: open(pins, "SOURCES_V6")?,
+                destinations: open(pins, "DESTINATIONS_V6")?,
                 members: open(pins, "MEMBERS_V6")?,
             },
+            choices: open(pins, "CHOICES")?,
             groups: open(pins, "GROUPS")?,
             counters: open(pins, "MEMBER_COUNTERS")?,
             reasons: open(pins, "COUNTERS")?,
@@ -113,19 +118,24 @@ impl Maps {
         {
             self.set_group(*id, Some(group))?;
         }
-        for cidr in after.inside.difference(&before.inside) {
-            self.prefix("INSIDE", *cidr, Some(1))?;
+        for (key, choice) in changed(&before.choices, &after.choices) {
+            self.set_choice(key, Some(choice))?;
         }
-        for (cidr, id) in
-            after.sources.iter().filter(|(cidr, id)| before.sources.get(cidr) != Some(*id))
+        for (list, before, after) in [
+            (List::Sources, &before.sources, &after.sources),
+            (List::Destinations, &before.destinations, &after.destinations),
+        ] {
+            for (cidr, id) in after.iter().filter(|(cidr, id)| before.get(cidr) != Some(*id)) {
+                self.prefix(list, *cidr, Some(*id))?;
+            }
+            for cidr in before.keys().filter(|cidr| !after.contains_key(cidr)) {
+                self.prefix(list, *cidr, None)?;
+            }
+        }
+        for (key, _) in
+            flat(&before.choices).filter(|(key, _)| find(&after.choices, *key).is_none())
         {
-            self.prefix("SELECT", *cidr, Some(*id))?;
-        }
-        for cidr in before.sources.keys().filter(|cidr| !after.sources.contains_key(cidr)) {
-            self.prefix("SELECT", *cidr, None)?;
-        }
-        for cidr in before.inside.difference(&after.inside) {
-            self.prefix("INSIDE", *cidr, None)?;
+            self.set_choice(key, None)?;
         }
         for id in before.groups.keys().filter(|id| !after.groups.contains_key(id)) {
             self.set_group(*id, None)?;
@@ -175,13 +185,20 @@ impl Maps {
         .map_err(failed("write", "GROUPS".into()))
     }
 
-    fn prefix(&mut self, map: &str, cidr: IpNet, value: Option<u32>) -> Result<(), MapsError> {
+    fn set_choice(&mut self, key: ChoiceKey, choice: Option<u32>) -> Result<(), MapsError> {
+        match choice {
+            Some(choice) => self.choices.insert(Raw(key), choice, 0),
+            None => self.choices.remove(&Raw(key)).or_else(gone),
+        }
+        .map_err(failed("write", "CHOICES".into()))
+    }
+
+    fn prefix(&mut self, list: List, cidr: IpNet, value: Option<u32>) -> Result<(), MapsError> {
         let length = u32::from(cidr.prefix_len());
-        let select = map == "SELECT";
         match cidr {
             IpNet::V4(cidr) => {
                 let key = Key::new(length, Octets(Ipv4 { octets: cidr.network().octets() }));
-                let map = if select { &mut self.v4.sources } else { &mut self.v4.inside };
+                let map = self.v4.list(list);
                 match value {
                     Some(value) => map.insert(&key, value, 0),
                     None => map.remove(&key).or_else(gone),
@@ -189,15 +206,50 @@ impl Maps {
             }
             IpNet::V6(cidr) => {
                 let key = Key::new(length, Octets(Ipv6 { octets: cidr.network().octets() }));
-                let map = if select { &mut self.v6.sources } else { &mut self.v6.inside };
+                let map = self.v6.list(list);
                 match value {
                     Some(value) => map.insert(&key, value, 0),
                     None => map.remove(&key).or_else(gone),
                 }
             }
         }
-        .map_err(failed("write", map.to_owned()))
+        .map_err(failed("write", format!("{list:?}")))
     }
+}
+
+/// A list of networks.
+#[derive(Clone, Copy, Debug)]
+enum List {
+    Sources,
+    Destinations,
+}
+
+impl<F: Family> FamilyMaps<F> {
+    const fn list(&mut self, list: List) -> &mut Prefixes<F> {
+        match list {
+            List::Sources => &mut self.sources,
+            List::Destinations => &mut self.destinations,
+        }
+    }
+}
+
+fn flat(choices: &Choices) -> impl Iterator<Item = (ChoiceKey, u32)> {
+    choices.iter().flat_map(|(source, row)| {
+        let key = |destination| ChoiceKey { source: *source, destination };
+        row.iter().map(move |(destination, choice)| (key(*destination), *choice))
+    })
+}
+
+fn find(choices: &Choices, key: ChoiceKey) -> Option<u32> {
+    choices.get(&key.source)?.get(&key.destination).copied()
+}
+
+/// The choices that are new or different.
+fn changed<'c>(
+    before: &'c Choices,
+    after: &'c Choices,
+) -> impl Iterator<Item = (ChoiceKey, u32)> + 'c {
+    flat(after).filter(|(key, choice)| find(before, *key) != Some(*choice))
 }
 
 /// The program and its maps.
@@ -218,7 +270,9 @@ impl Selector {
         probe::check()?;
         let pins = Pins::of_selector(name);
         pins.create()?;
+        let jiffies = Jiffies::measure().unwrap_or_default();
         let mut loader = EbpfLoader::new();
+        jiffies.tell(&mut loader);
         loader.btf(None);
         for map in PINNED {
             loader.map_pin_path(map, pins.map(map));

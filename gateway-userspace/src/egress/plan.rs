@@ -1,4 +1,4 @@
-//! Egress gateways, links and liveness -> what the maps of the selector hold.
+//! Egress gateways, routes of VPCs, links and liveness -> what the maps of the selector hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,13 +8,17 @@ use gateway_common::nexthop::{HashFields, MEMBER_IDS, SLOTS};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::choices::{self, Choices, MOST, Rules};
 use super::slots::{self, Share, Slots};
-use crate::bfd::engine::{Ends, Wanted};
+use crate::bfd::engine::{Ends, Wanted as Wants};
 use crate::bfd::session::{Parameters, Role};
-use crate::desired::{EgressGateway, Replica};
+use crate::desired::{Action, Bfd, EgressGateway, Router};
 
 /// Neighbours on the link only (RFC 5881 section 5).
 const MIN_TTL: u8 = 255;
+
+/// Most groups.
+const GROUP_ENTRIES: u32 = 256;
 
 /// Whether a replica is alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,10 +90,12 @@ pub struct MemberImage {
 /// What the maps of the selector hold. It is kept on disk too, so that a restart moves no flow.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// Who leaves by which group.
+    /// The networks that sources are told apart by, with their ids.
     pub sources: BTreeMap<IpNet, u32>,
-    /// What is inside the VPCs.
-    pub inside: BTreeSet<IpNet>,
+    /// The networks that destinations are told apart by, with their ids.
+    pub destinations: BTreeMap<IpNet, u32>,
+    /// The group of each pair of them.
+    pub choices: Choices,
     /// The groups.
     pub groups: BTreeMap<u32, GroupImage>,
     /// The members.
@@ -103,7 +109,7 @@ pub struct Image {
 /// A group and its members, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupStatus {
-    /// The `VpcEgressGateway`.
+    /// The `VpcEgressGateway`, or the route of a VPC.
     pub gateway: String,
     /// `IPv4` or `IPv6`.
     pub family: String,
@@ -155,38 +161,176 @@ pub struct Surroundings<'s> {
 #[must_use]
 pub fn plan(
     gateways: &BTreeMap<String, EgressGateway>,
+    routers: &BTreeMap<String, Router>,
     around: &Surroundings<'_>,
     before: &Image,
 ) -> Planned {
     let mut planned = Planned::default();
-    for gateway in gateways.values() {
-        planned.image.inside.extend(&gateway.inside);
-        for ipv4 in [true, false] {
-            if gateway.sources.keys().any(|cidr| cidr.addr().is_ipv4() == ipv4) {
-                group(&mut planned, gateway, ipv4, around, before);
-            }
+    let mut out = BTreeSet::new();
+    for wanted in wanted(gateways, routers) {
+        let served = group(&mut planned, &wanted, around, before);
+        if !served && wanted.gives_way {
+            out.insert(wanted.name.clone());
+        } else if !served {
+            let name = &wanted.name;
+            planned.problems.push(format!("{name}: no next hop is alive, its traffic is dropped"));
         }
     }
+    let groups = planned.image.group_ids.clone();
+    choose(&mut planned, &Rules { gateways, routers, groups: &groups, out: &out }, before);
     planned
 }
 
+/// Networks and what becomes of packets between them.
+fn choose(planned: &mut Planned, rules: &Rules<'_>, before: &Image) {
+    let sources = number(rules.sources(), &before.sources);
+    let destinations = number(rules.destinations(), &before.destinations);
+    let pairs = (sources.len() + 1) * (destinations.len() + 1);
+    if pairs > MOST {
+        // A part of them would send packets where they do not belong.
+        planned.problems.push(format!(
+            "policies and routes name {} networks of sources and {} of destinations, {pairs} pairs; \
+             the most there can be is {MOST}: they stay as they were",
+            sources.len(),
+            destinations.len()
+        ));
+        planned.image.sources.clone_from(&before.sources);
+        planned.image.destinations.clone_from(&before.destinations);
+        planned.image.choices.clone_from(&before.choices);
+        return;
+    }
+    let mut choices = Choices::new();
+    for (source, id) in ends(&sources) {
+        for (destination, other) in ends(&destinations) {
+            let families = [source, destination].map(|end| end.map(|cidr| cidr.addr().is_ipv4()));
+            if matches!(families, [Some(one), Some(other)] if one != other) {
+                continue;
+            }
+            if let Some(choice) = rules.decide(source, destination) {
+                choices.entry(id).or_default().insert(other, choice);
+            }
+        }
+    }
+    planned.image.sources = sources;
+    planned.image.destinations = destinations;
+    planned.image.choices = choices;
+}
+
+/// All networks, and after them whatever is in none.
+fn ends(networks: &BTreeMap<IpNet, u32>) -> impl Iterator<Item = (Option<&IpNet>, u32)> {
+    networks.iter().map(|(cidr, id)| (Some(cidr), *id)).chain([(None, 0)])
+}
+
+/// Gives each network the id that it had, else the lowest that none has or had.
+fn number(networks: BTreeSet<IpNet>, before: &BTreeMap<IpNet, u32>) -> BTreeMap<IpNet, u32> {
+    let taken: BTreeSet<u32> = before.values().copied().collect();
+    let mut free = (1..).filter(|id| !taken.contains(id));
+    let numbered = networks.into_iter().map(|cidr| {
+        let id = before.get(&cidr).copied().or_else(|| free.next());
+        (cidr, id.unwrap_or(u32::MAX))
+    });
+    numbered.collect()
+}
+
+/// A group that rules ask for.
+struct Wanted {
+    /// What it is found by.
+    name: String,
+    /// What people call it.
+    label: String,
+    ipv4: bool,
+    hash: HashFields,
+    local: bool,
+    /// Whether other rules take over while it has no member.
+    gives_way: bool,
+    members: Vec<WantedMember>,
+}
+
+struct WantedMember {
+    address: IpAddr,
+    weight: u32,
+    node: Option<String>,
+    watched: bool,
+}
+
+fn wanted(
+    gateways: &BTreeMap<String, EgressGateway>,
+    routers: &BTreeMap<String, Router>,
+) -> Vec<Wanted> {
+    let mut all = Vec::new();
+    for gateway in gateways.values() {
+        for ipv4 in [true, false] {
+            if gateway.sources.keys().any(|cidr| cidr.addr().is_ipv4() == ipv4) {
+                all.push(of_gateway(gateway, ipv4));
+            }
+        }
+    }
+    for router in routers.values() {
+        for (key, hops) in &router.routes {
+            let members = hops.iter().map(|hop| member(hop.address, hop.guarded)).collect();
+            let name = choices::of_route(&router.name, key);
+            let gives_way = hops.iter().all(|hop| hop.guarded);
+            all.push(Wanted { gives_way, ..of_rule(name, key.cidr.addr().is_ipv4(), members) });
+        }
+        for policy in &router.policies {
+            let Action::Reroute(hops) = &policy.action else { continue };
+            let members = hops.iter().map(|address| member(*address, false)).collect();
+            let name = choices::of_policy(&router.name, policy.priority, &policy.matches);
+            all.push(of_rule(name, policy.matches.is_ipv4(), members));
+        }
+    }
+    all
+}
+
+fn of_gateway(gateway: &EgressGateway, ipv4: bool) -> Wanted {
+    let members = gateway.replicas.iter().filter_map(|replica| {
+        let mut addresses = replica.addresses.iter().copied();
+        let address = addresses.find(|address| address.is_ipv4() == ipv4)?;
+        let (node, watched) = (replica.node.clone(), gateway.bfd.is_some());
+        Some(WantedMember { address, weight: replica.weight, node, watched })
+    });
+    Wanted {
+        name: choices::of_gateway(&gateway.name, ipv4),
+        label: gateway.name.clone(),
+        ipv4,
+        hash: gateway.hash,
+        local: gateway.local,
+        gives_way: false,
+        members: members.collect(),
+    }
+}
+
+fn of_rule(name: String, ipv4: bool, members: Vec<WantedMember>) -> Wanted {
+    let (label, hash) = (name.clone(), HashFields::FiveTuple);
+    Wanted { name, label, ipv4, hash, local: false, gives_way: false, members }
+}
+
+const fn member(address: IpAddr, watched: bool) -> WantedMember {
+    WantedMember { address, weight: 1, node: None, watched }
+}
+
+/// Whether the group has a member that is alive.
 fn group(
     planned: &mut Planned,
-    gateway: &EgressGateway,
-    ipv4: bool,
+    wanted: &Wanted,
     around: &Surroundings<'_>,
     before: &Image,
-) {
-    let family = if ipv4 { "IPv4" } else { "IPv6" };
-    let name = format!("{}/{family}", gateway.name);
-    let id = free_id(&name, &before.group_ids, &planned.image.group_ids, u32::MAX);
-    let Some(id) = id else { return };
+) -> bool {
+    let Wanted { name, .. } = wanted;
+    let (given, most) = (&planned.image.group_ids, GROUP_ENTRIES);
+    if given.contains_key(name) {
+        // Two rules that say the same.
+        return true;
+    }
+    let Some(id) = free_id(name, &before.group_ids, given, most) else {
+        planned.problems.push(format!("{name}: more than {most} groups, its traffic is dropped"));
+        return true;
+    };
     planned.image.group_ids.insert(name.clone(), id);
     let old = before.groups.get(&id).map_or([0; SLOTS], GroupImage::table);
     let mut members = Vec::new();
-    for replica in &gateway.replicas {
-        let address = replica.addresses.iter().find(|address| address.is_ipv4() == ipv4);
-        let Some(&address) = address else { continue };
+    for one in &wanted.members {
+        let address = one.address;
         let member = format!("{name}/{address}");
         let ids = (&before.member_ids, &planned.image.member_ids);
         let most = u16::try_from(MEMBER_IDS - 1).unwrap_or(u16::MAX);
@@ -195,44 +339,40 @@ fn group(
             continue;
         };
         planned.image.member_ids.insert(member, id);
-        members.push(member_of(planned, gateway, replica, (id, address), around));
+        members.push(member_of(planned, name, one, id, around));
     }
-    let shares = shares(&members, gateway, around.node, &old);
-    if shares.is_empty() {
-        planned.problems.push(format!("{name}: no replica is alive, its traffic is dropped"));
-    }
+    let shares = shares(&members, wanted.local, around.node, &old);
     let slots = slots::assign(&old, &shares);
     members.iter_mut().for_each(|member| member.slots = slots::count(&slots, member.id));
-    let by_source = gateway.hash == HashFields::Source;
+    let by_source = wanted.hash == HashFields::Source;
     planned.image.groups.insert(id, GroupImage { by_source, slots: slots.to_vec() });
-    let sources = gateway.sources.keys().filter(|cidr| cidr.addr().is_ipv4() == ipv4);
-    planned.image.sources.extend(sources.map(|cidr| (*cidr, id)));
     planned.groups.push(GroupStatus {
-        gateway: gateway.name.clone(),
-        family: family.to_owned(),
+        gateway: wanted.label.clone(),
+        family: if wanted.ipv4 { "IPv4" } else { "IPv6" }.to_owned(),
         hash: if by_source { "source" } else { "5-tuple" }.to_owned(),
         members,
     });
+    !shares.is_empty()
 }
 
 fn member_of(
     planned: &mut Planned,
-    gateway: &EgressGateway,
-    replica: &Replica,
-    (id, address): (u16, IpAddr),
+    group: &str,
+    wanted: &WantedMember,
+    id: u16,
     around: &Surroundings<'_>,
 ) -> MemberStatus {
+    let address = wanted.address;
     let link = link_to(around.links, address);
-    let liveness = match (link, gateway.bfd) {
+    let liveness = match (link, wanted.watched) {
         (None, _) => {
-            let name = &gateway.name;
             planned.problems.push(format!(
-                "{name}: next hop {address} is not on link: no interface has an address in its network"
+                "{group}: next hop {address} is not on link: no interface has an address in its network"
             ));
             Liveness::NotOnLink
         }
-        (Some(_), None) => Liveness::Alive,
-        (Some(link), Some(_)) => {
+        (Some(_), false) => Liveness::Alive,
+        (Some(link), true) => {
             let ends = Ends { local: link.address.addr(), remote: address };
             match (around.alive)(&ends) {
                 Some(true) => Liveness::Alive,
@@ -245,26 +385,27 @@ fn member_of(
         let member = MemberImage { address, ifindex: link.ifindex, mtu: link.mtu };
         planned.image.members.insert(id, member);
     }
-    let (node, weight) = (replica.node.clone(), replica.weight);
+    let (node, weight) = (wanted.node.clone(), wanted.weight);
     MemberStatus { id, address, node, liveness, weight, slots: 0 }
 }
 
 /// The members that get slots. Those on the own node alone, if the gateway wants that and one is alive.
 fn shares(
     members: &[MemberStatus],
-    gateway: &EgressGateway,
+    prefers_local: bool,
     node: Option<&str>,
     old: &Slots,
 ) -> Vec<Share> {
-    let usable = |member: &&MemberStatus| match member.liveness {
+    let alive = |member: &MemberStatus| match member.liveness {
         Liveness::Alive => true,
         Liveness::Unknown => slots::count(old, member.id) > 0,
         Liveness::Dead | Liveness::NotOnLink => false,
     };
+    let usable = |member: &&MemberStatus| member.weight > 0 && alive(member);
     let alive: Vec<_> = members.iter().filter(usable).collect();
     let here = |member: &&&MemberStatus| node.is_some() && member.node.as_deref() == node;
     let local: Vec<_> = alive.iter().filter(here).copied().collect();
-    let chosen = if gateway.local && !local.is_empty() { local } else { alive };
+    let chosen = if prefers_local && !local.is_empty() { local } else { alive };
     chosen.iter().map(|member| Share { id: member.id, weight: member.weight }).collect()
 }
 
@@ -286,29 +427,33 @@ where
     candidates.take_while(|id| *id <= most).find(|id| !taken.contains(id))
 }
 
-/// The BFD sessions that the gateways ask for. We speak first, as OVN does: what a replica sends is
-/// what we receive.
+/// The BFD sessions that gateways and routes ask for. We speak first, as OVN does: what a replica sends
+/// is what we receive. If several ask for one, an egress gateway decides.
 #[must_use]
 pub fn bfd_sessions(
     gateways: &BTreeMap<String, EgressGateway>,
+    routers: &BTreeMap<String, Router>,
     links: &[Link],
-) -> BTreeMap<Ends, Wanted> {
+) -> BTreeMap<Ends, Wants> {
     let mut sessions = BTreeMap::new();
-    for gateway in gateways.values() {
-        let Some(bfd) = gateway.bfd else { continue };
+    let mut want = |bfd: Bfd, remote: IpAddr| {
         let parameters = Parameters {
             min_tx: bfd.min_rx,
             min_rx: bfd.min_tx,
             multiplier: bfd.multiplier,
             role: Role::Active,
         };
-        for &remote in gateway.replicas.iter().flat_map(|replica| &replica.addresses) {
-            if let Some(link) = link_to(links, remote) {
-                let ends = Ends { local: link.address.addr(), remote };
-                let wanted = Wanted { parameters, min_ttl: MIN_TTL, admin_down: false };
-                sessions.insert(ends, wanted);
-            }
+        if let Some(link) = link_to(links, remote) {
+            let ends = Ends { local: link.address.addr(), remote };
+            sessions.insert(ends, Wants { parameters, min_ttl: MIN_TTL, admin_down: false });
         }
+    };
+    let hops = routers.values().flat_map(|router| router.routes.values().flatten());
+    hops.filter(|hop| hop.guarded).for_each(|hop| want(Bfd::DEFAULT, hop.address));
+    for gateway in gateways.values() {
+        let Some(bfd) = gateway.bfd else { continue };
+        let addresses = gateway.replicas.iter().flat_map(|replica| &replica.addresses);
+        addresses.for_each(|address| want(bfd, *address));
     }
     sessions
 }
@@ -316,8 +461,14 @@ pub fn bfd_sessions(
 /// For how long after its start the selector leaves flows where they were, until BFD has something to
 /// say: the longest detection time and the slow start of a session.
 #[must_use]
-pub fn patience(gateways: &BTreeMap<String, EgressGateway>) -> Duration {
-    let detection = gateways.values().filter_map(|gateway| gateway.bfd);
-    let longest = detection.map(|bfd| bfd.min_tx.max(bfd.min_rx) * u32::from(bfd.multiplier)).max();
+pub fn patience(
+    gateways: &BTreeMap<String, EgressGateway>,
+    routers: &BTreeMap<String, Router>,
+) -> Duration {
+    let hops = routers.values().flat_map(|router| router.routes.values().flatten());
+    let of_routes = hops.filter(|hop| hop.guarded).map(|_| Bfd::DEFAULT);
+    let of_gateways = gateways.values().filter_map(|gateway| gateway.bfd);
+    let detection = |bfd: Bfd| bfd.min_tx.max(bfd.min_rx) * u32::from(bfd.multiplier);
+    let longest = of_gateways.chain(of_routes).map(detection).max();
     longest.unwrap_or_default() + Duration::from_secs(3)
 }

@@ -8,7 +8,7 @@ use super::plan::GroupStatus;
 pub const FILE: &str = "nexthops.json";
 
 /// The file that says what the maps hold.
-pub const IMAGE: &str = "image.json";
+pub const IMAGE: &str = "choices.json";
 
 /// The state of a selector.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

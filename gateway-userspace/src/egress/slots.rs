@@ -21,26 +21,77 @@ pub struct Share {
 /// that allows.
 #[must_use]
 pub fn assign(before: &Slots, shares: &[Share]) -> Slots {
-    let quotas = quotas(shares);
-    let mut left = quotas.clone();
-    let mut slots = [0; SLOTS];
-    for (slot, holder) in slots.iter_mut().zip(before) {
-        let place = shares.iter().position(|share| share.id == *holder);
-        if let Some(left) = place.and_then(|place| left.get_mut(place)).filter(|left| **left > 0) {
-            *left -= 1;
-            *slot = *holder;
+    let mut table = Table::of(shares);
+    table.grant(|at| before[at]);
+    table.deal()
+}
+
+/// The homes of all slots: the member that shall have each, alive or not, in proportion to the weights.
+/// `held` says who has it now. Nothing changes unless members or weights do; then a slot's home is whoever
+/// holds it, as far as that allows, so that only those move that must.
+#[must_use]
+pub fn home(homes: &Slots, held: &Slots, members: &[Share]) -> Slots {
+    if assign(homes, members) == *homes {
+        return *homes;
+    }
+    let mut table = Table::of(members);
+    table.grant(|at| if homes[at] == held[at] { held[at] } else { 0 });
+    table.grant(|at| held[at]);
+    table.grant(|at| homes[at]);
+    table.deal()
+}
+
+/// Gives every slot to one of `shares`, with as few changes as their weights allow. What a member must give
+/// up is first what others are at home in, and what is free goes home first: so a member that comes back
+/// finds the slots that it had, unless others are still away.
+#[must_use]
+pub fn stand_in(homes: &Slots, before: &Slots, shares: &[Share]) -> Slots {
+    let is_there = |id: u16| shares.iter().any(|share| share.id == id);
+    let mut table = Table::of(shares);
+    table.grant(|at| if homes[at] == before[at] { before[at] } else { 0 });
+    table.grant(|at| if is_there(homes[at]) { 0 } else { before[at] });
+    table.grant(|at| before[at]);
+    table.grant(|at| homes[at]);
+    table.deal()
+}
+
+/// Slots that are being given away.
+struct Table<'s> {
+    shares: &'s [Share],
+    /// How many slots each still gets.
+    left: Vec<usize>,
+    slots: Slots,
+}
+
+impl<'s> Table<'s> {
+    fn of(shares: &'s [Share]) -> Self {
+        Self { shares, left: quotas(shares), slots: [0; SLOTS] }
+    }
+
+    /// Gives each free slot to the member that is wished for, if that still gets one.
+    fn grant(&mut self, wish: impl Fn(usize) -> u16) {
+        for (at, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| **slot == 0) {
+            let id = wish(at);
+            let place = self.shares.iter().position(|share| share.id == id);
+            if let Some(place) = place.filter(|place| self.left[*place] > 0) {
+                self.left[place] -= 1;
+                *slot = id;
+            }
         }
     }
-    // The free ones in turn, so that neighbours get different members.
-    let mut turn = 0;
-    for slot in slots.iter_mut().filter(|slot| **slot == 0) {
-        let places = (0..shares.len()).map(|step| (turn + step) % shares.len());
-        let Some(place) = places.into_iter().find(|place| left[*place] > 0) else { break };
-        left[place] -= 1;
-        *slot = shares[place].id;
-        turn = place + 1;
+
+    /// Gives the free slots away in turn, so that neighbours get different members.
+    fn deal(mut self) -> Slots {
+        let (shares, mut turn) = (self.shares, 0);
+        for slot in self.slots.iter_mut().filter(|slot| **slot == 0) {
+            let mut places = (0..shares.len()).map(|step| (turn + step) % shares.len());
+            let Some(place) = places.find(|place| self.left[*place] > 0) else { break };
+            self.left[place] -= 1;
+            *slot = shares[place].id;
+            turn = place + 1;
+        }
+        self.slots
     }
-    slots
 }
 
 /// How many slots each gets: the largest remainders round up (Hamilton's method).

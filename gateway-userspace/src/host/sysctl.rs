@@ -7,6 +7,10 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
+use crate::state_dir::{StateDir, StateError};
+
 /// A setting could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to set {name} to {value}")]
@@ -39,6 +43,55 @@ pub fn needed(internal: &str, external: &str) -> Vec<([String; 4], &'static str)
     settings
 }
 
+/// The file of the state directory that remembers the settings as they were before.
+pub const FILE: &str = "sysctls.json";
+
+/// A setting as it was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Its file.
+    path: PathBuf,
+    /// What was in it.
+    value: String,
+}
+
+fn path_of(parts: &[String; 4]) -> PathBuf {
+    ["/proc/sys/net"].into_iter().chain(parts.iter().map(String::as_str)).collect()
+}
+
+/// Keeps the settings as they are before the first start, those first that change others.
+///
+/// # Errors
+///
+/// When the state directory is not writable.
+pub fn remember(state: &StateDir, internal: &str, external: &str) -> Result<(), StateError> {
+    if state.file(FILE).exists() {
+        return Ok(());
+    }
+    let read = |(parts, _): ([String; 4], _)| {
+        let path = path_of(&parts);
+        let value = fs::read_to_string(&path).ok()?.trim().to_owned();
+        Some(Found { path, value })
+    };
+    let found: Vec<_> = needed(internal, external).into_iter().filter_map(read).collect();
+    state.save(FILE, &found)
+}
+
+/// Makes the settings what they were. An interface that is gone has none.
+///
+/// Returns what was refused.
+pub fn restore(settings: &[Found]) -> Vec<String> {
+    let restore = |setting: &Found| {
+        let now = fs::read_to_string(&setting.path).ok()?;
+        if now.trim() == setting.value {
+            return None;
+        }
+        let error = fs::write(&setting.path, &setting.value).err()?;
+        Some(format!("failed to set {} to {}: {error}", setting.path.display(), setting.value))
+    };
+    settings.iter().filter_map(restore).collect()
+}
+
 /// Makes the settings that are not there yet.
 ///
 /// Returns what was changed, as `name = value`, and what was refused. A family that the kernel
@@ -46,8 +99,7 @@ pub fn needed(internal: &str, external: &str) -> Vec<([String; 4], &'static str)
 pub fn ensure(internal: &str, external: &str) -> (Vec<String>, Vec<SysctlError>) {
     let (mut changed, mut errors) = (Vec::new(), Vec::new());
     for (parts, value) in needed(internal, external) {
-        let path: PathBuf =
-            ["/proc/sys/net"].into_iter().chain(parts.iter().map(String::as_str)).collect();
+        let path = path_of(&parts);
         let Ok(current) = fs::read_to_string(&path) else { continue };
         if current.trim() == value {
             continue;

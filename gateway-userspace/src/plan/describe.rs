@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use gateway_common::records::{
     Backend, Balance, Config, Dnat, DnatKey, FILTER_ADDRESS, FILTER_INDEPENDENT, Fip, FipKey,
-    HostLimits, MAP_INDEPENDENT, Pool, Rule, Slots, SnatKey,
+    HostLimits, KEEP_ADDRESS, MAP_INDEPENDENT, Pool, Rule, Slots, SnatKey,
 };
 use gateway_common::wire::transport::{TCP, UDP};
 use serde::{Serialize, Serializer};
@@ -188,6 +188,9 @@ fn show_pool<F: Addressing>(pool: &Pool<F>) -> String {
 /// An EIP with how it maps and filters, where that is not as usual.
 #[must_use]
 pub fn show_snat(eip: IpAddr, options: u32) -> String {
+    if options & KEEP_ADDRESS != 0 {
+        return "unchanged".to_owned();
+    }
     if options & MAP_INDEPENDENT == 0 {
         return eip.to_string();
     }
@@ -204,7 +207,7 @@ pub fn show_snat(eip: IpAddr, options: u32) -> String {
 fn show_config(config: &Config) -> String {
     format!(
         "generation {}, internal #{} mtu {}, external #{} mtu {}, routing {}, ports {}-{}, \
-         unmatched {}, host limits {}",
+         unmatched {}, host limits {}, mss clamp {}",
         config.generation,
         config.internal_ifindex,
         config.internal_mtu,
@@ -215,6 +218,7 @@ fn show_config(config: &Config) -> String {
         config.port_high,
         config.unmatched,
         show_limits(&config.host_limits),
+        if config.clamp_mtu == 0 { "off".to_owned() } else { format!("mtu {}", config.clamp_mtu) },
     )
 }
 

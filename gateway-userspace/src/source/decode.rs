@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::deserialize::{Finding, read};
+use super::deserialize::{Finding, Read, read};
 use super::node::{Node, Value};
 use super::{Snapshot, SourceObject};
 use crate::crd::{GROUP, Kind, Metadata, Object, ObjectRef, Resource, VERSION};
@@ -15,15 +15,24 @@ use crate::rejection::{Note, Origin, Problem, Rejection, Remark};
 /// Kinds of Kube-OVN that a gateway will act upon one day.
 const NOT_HANDLED_YET: &[&str] = &["QoSPolicy"];
 
+/// What is made of fields that nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// Whoever wrote them meant something else.
+    Rejected,
+    /// A later release of Kube-OVN has them.
+    Ignored,
+}
+
 /// Adds the objects of a document to the snapshot. A list of objects counts as its items.
 pub(super) fn decode(root: &Node<'_>, origin: &Origin, snapshot: &mut Snapshot) {
     match items_of(root) {
         Some(items) => {
             for item in items {
-                decode_object(item, &origin.at(item.line), snapshot);
+                decode_one(item, &origin.at(item.line), Unknown::Rejected, snapshot);
             }
         }
-        None => decode_object(root, &origin.at(root.line), snapshot),
+        None => decode_one(root, &origin.at(root.line), Unknown::Rejected, snapshot),
     }
 }
 
@@ -33,8 +42,14 @@ fn items_of<'n, 'a>(root: &'n Node<'a>) -> Option<&'n [Node<'a>]> {
     text(field(root, "kind")?)?.ends_with("List").then_some(items)
 }
 
-fn decode_object(node: &Node<'_>, origin: &Origin, snapshot: &mut Snapshot) {
-    let mut object = Decoder { node, origin, reference: None, snapshot };
+/// Adds one object to the snapshot.
+pub(super) fn decode_one(
+    node: &Node<'_>,
+    origin: &Origin,
+    unknown: Unknown,
+    snapshot: &mut Snapshot,
+) {
+    let mut object = Decoder { node, origin, unknown, reference: None, snapshot };
     if let Err(findings) = object.decode() {
         for finding in findings {
             object.reject(finding);
@@ -45,6 +60,7 @@ fn decode_object(node: &Node<'_>, origin: &Origin, snapshot: &mut Snapshot) {
 struct Decoder<'n, 'a, 's> {
     node: &'n Node<'a>,
     origin: &'n Origin,
+    unknown: Unknown,
     reference: Option<ObjectRef>,
     snapshot: &'s mut Snapshot,
 }
@@ -70,7 +86,9 @@ impl<'a> Decoder<'a, 'a, '_> {
             let expected = "the name of the object";
             return Err(vec![self.finding("metadata.name", Problem::Missing { expected })]);
         };
-        self.reference = Some(ObjectRef::new(kind, name));
+        let metadata = field(self.node, "metadata");
+        let namespace = metadata.and_then(|it| field(it, "namespace")).and_then(text).unwrap_or("");
+        self.reference = Some(ObjectRef::new(kind, kind.qualified(namespace, name)));
         if served != VERSION {
             let found = version.to_owned();
             return Err(vec![self.finding("apiVersion", Problem::UnsupportedVersion { found })]);
@@ -80,7 +98,8 @@ impl<'a> Decoder<'a, 'a, '_> {
         self.snapshot.objects.push(Arc::new(SourceObject {
             origin: self.origin.clone(),
             object,
-            lines: lines_of(self.node),
+            rank: 0,
+            lines: if self.node.line == 0 { Box::default() } else { lines_of(self.node) },
         }));
         Ok(())
     }
@@ -118,6 +137,9 @@ impl<'a> Decoder<'a, 'a, '_> {
         let spec = self.part::<S>("spec", &mut findings);
         // The status is none of the user's business, whatever is in it.
         let status = self.part::<T>("status", &mut Vec::new());
+        if self.unknown == Unknown::Ignored {
+            findings.retain(|finding| !is_unknown(finding));
+        }
         if !findings.is_empty() {
             return Err(findings);
         }
@@ -128,10 +150,9 @@ impl<'a> Decoder<'a, 'a, '_> {
         let Some(node) = field(self.node, key).filter(|node| !node.is_null()) else {
             return T::default();
         };
-        read(node, key).unwrap_or_else(|found| {
-            findings.extend(found);
-            T::default()
-        })
+        let Read { value, findings: found } = read(node, key);
+        findings.extend(found);
+        value.unwrap_or_default()
     }
 
     fn unknown_parts(&self) -> Vec<Finding> {
@@ -210,6 +231,10 @@ impl<'a> Decoder<'a, 'a, '_> {
             problem: finding.problem,
         });
     }
+}
+
+fn is_unknown(finding: &Finding) -> bool {
+    matches!(finding.problem, Problem::UnknownField { .. })
 }
 
 fn field<'n, 'a>(node: &'n Node<'a>, key: &str) -> Option<&'n Node<'a>> {

@@ -24,27 +24,23 @@ pub(super) struct Finding {
     pub(super) problem: Problem,
 }
 
+/// What was read, and everything that does not fit, in the order of the input.
+#[derive(Debug)]
+pub(super) struct Read<T> {
+    /// `None` if something has the wrong type.
+    pub(super) value: Option<T>,
+    pub(super) findings: Vec<Finding>,
+}
+
 /// Reads a node, whose path is `path`, as a `T`.
-///
-/// # Errors
-///
-/// Everything that does not fit, in the order of the input.
-pub(super) fn read<'a, T: Deserialize<'a>>(
-    node: &'a Node<'a>,
-    path: &str,
-) -> Result<T, Vec<Finding>> {
+pub(super) fn read<'a, T: Deserialize<'a>>(node: &'a Node<'a>, path: &str) -> Read<T> {
     let findings = RefCell::new(Vec::new());
     let root = Path { parent: None, segment: Segment::Field(path) };
     let result = T::deserialize(Reader { node, path: &root, findings: &findings });
     let mut findings = findings.into_inner();
-    match result {
-        Ok(value) if findings.is_empty() => Ok(value),
-        Ok(_) => Err(findings),
-        Err(error) => {
-            findings.push(error.located(node, &root).into_finding());
-            Err(findings)
-        }
-    }
+    let value =
+        result.map_err(|error| findings.push(error.located(node, &root).into_finding())).ok();
+    Read { value, findings }
 }
 
 /// The way from the root to a node, kept on the stack and written out for messages only.

@@ -2,6 +2,9 @@
 
 mod decode;
 mod deserialize;
+pub mod feed;
+pub mod files;
+pub mod kube;
 mod node;
 pub mod yaml;
 
@@ -21,6 +24,18 @@ pub struct Snapshot {
     pub rejections: Vec<Rejection>,
     /// The documents that were left alone.
     pub notes: Vec<Note>,
+    /// Who gives addresses to the EIPs.
+    pub addressing: Addressing,
+}
+
+/// Who gives addresses to EIPs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Addressing {
+    /// The user, and where `spec` has none we choose one.
+    #[default]
+    Ours,
+    /// kube-ovn-controller, which writes them into `status`.
+    Cluster,
 }
 
 /// An object and where it stands.
@@ -32,6 +47,58 @@ pub struct SourceObject {
     pub object: Object,
     /// The line of each field of `spec` and of each annotation, for messages.
     pub(crate) lines: Box<[(Box<str>, u32)]>,
+    /// Of two objects that want the same and are not active, the lower rank has it: when it was made in a
+    /// cluster, the place in the input among files.
+    pub rank: i64,
+}
+
+/// What happened to the objects of a source since it was last asked.
+#[derive(Clone, Debug)]
+pub enum Changes {
+    /// Anything may have.
+    Any,
+    /// These came, changed or went, in this order; everything else is as it was.
+    Few(Vec<Changed>),
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
+
+impl Changes {
+    /// Adds what came afterwards.
+    pub fn extend(&mut self, later: Self) {
+        match (&mut *self, later) {
+            (Self::Few(few), Self::Few(more)) => few.extend(more),
+            (_, Self::Any) => *self = Self::Any,
+            (Self::Any, _) => {}
+        }
+    }
+
+    /// Whether some rules came or changed and nothing else did.
+    #[must_use]
+    pub fn are_new_rules(&self) -> bool {
+        let is_new = |it: &Changed| it.object.kind.is_rule() && it.now.is_some();
+        matches!(self, Self::Few(few) if !few.is_empty() && few.iter().all(is_new))
+    }
+
+    /// Adds one more.
+    pub fn push(&mut self, changed: Changed) {
+        if let Self::Few(few) = self {
+            few.push(changed);
+        }
+    }
+}
+
+/// An object that came, changed or went.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// Which one.
+    pub object: ObjectRef,
+    /// What it is now, if it is there.
+    pub now: Option<Arc<SourceObject>>,
 }
 
 impl SourceObject {

@@ -25,22 +25,29 @@ pub const MAX_FILE_BYTES: u64 = 64 << 20;
 /// of the others then: a daemon must not take missing files for deleted objects.
 pub fn read(paths: &[PathBuf]) -> Result<Snapshot, SourceError> {
     let mut snapshot = Snapshot::default();
-    for path in paths {
-        let metadata = fs::metadata(path).map_err(|error| failed("read", path, error))?;
-        if metadata.is_dir() {
-            for file in manifests_in(path)? {
-                parse(&file.display().to_string(), &read_file(&file)?, &mut snapshot);
-            }
-        } else {
-            parse(&path.display().to_string(), &read_file(path)?, &mut snapshot);
-        }
+    for file in files(paths)? {
+        parse(&file.display().to_string(), &read_file(&file)?, &mut snapshot);
     }
     Ok(snapshot)
 }
 
+/// The files that [`read`] reads.
+pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SourceError> {
+    let mut files = Vec::new();
+    for path in paths {
+        let metadata = fs::metadata(path).map_err(|error| failed("read", path, error))?;
+        if metadata.is_dir() {
+            files.extend(manifests_in(path)?);
+        } else {
+            files.push(path.clone());
+        }
+    }
+    Ok(files)
+}
+
 /// Adds the documents of one text to the snapshot. `source` is the name of the text in messages.
 pub fn parse(source: &str, text: &str, snapshot: &mut Snapshot) {
-    let source: Arc<str> = source.into();
+    let (source, first): (Arc<str>, _) = (source.into(), snapshot.objects.len());
     let documents = documents(text);
     let reject = |snapshot: &mut Snapshot, document, line, problem| {
         let origin = Origin { source: Arc::clone(&source), document, line };
@@ -59,6 +66,11 @@ pub fn parse(source: &str, text: &str, snapshot: &mut Snapshot) {
             }
             Ok(None) => {}
             Err(bad) => reject(snapshot, number, bad.line, bad.problem.clone()),
+        }
+    }
+    for (object, rank) in snapshot.objects.iter_mut().zip(0..).skip(first) {
+        if let Some(object) = Arc::get_mut(object) {
+            object.rank = rank;
         }
     }
 }
@@ -81,7 +93,7 @@ fn manifests_in(directory: &Path) -> Result<Vec<PathBuf>, SourceError> {
     Ok(files)
 }
 
-fn read_file(path: &Path) -> Result<String, SourceError> {
+pub(super) fn read_file(path: &Path) -> Result<String, SourceError> {
     let io = |error| failed("read", path, error);
     let mut file = fs::File::open(path).map_err(io)?;
     let bytes = file.metadata().map_err(io)?.len();

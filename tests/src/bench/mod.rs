@@ -40,9 +40,12 @@ use crate::lab::tier;
 /// What to measure and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// A run of less than three minutes: fewer cases, fewer repeats
+    /// A run of less than three minutes: fewer cases, shorter bursts; else 10 to 20 minutes
     #[arg(long)]
     pub quick: bool,
+    /// Only these experiments, as with --only
+    #[arg(value_name = "NAME", conflicts_with = "publish")]
+    pub names: Vec<String>,
     /// Only these experiments
     #[arg(long, value_name = "NAME", num_args = 1..)]
     pub only: Vec<String>,
@@ -71,7 +74,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let chosen = choose(&options.only)?;
+    let chosen = choose(&[&options.names[..], &options.only].concat())?;
     let earlier = options.compare.as_deref().map(publish::read_json).transpose()?;
     tier::namespaces_possible()?;
     tier::bpffs()?;
@@ -80,12 +83,15 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let report = Report { about: publish::about(options.quick), ..Report::default() };
     let mut bench = Bench { quick: options.quick, report };
     for experiment in chosen {
+        let begun = Instant::now();
         if let Err(error) = (experiment.run)(&mut bench) {
             // The others are worth having all the same.
             screen::progress(&format!("FAILED: {}: {error:#}", experiment.name));
             failed += 1;
         }
         println!("{}", screen::table(&bench.report, experiment.name));
+        let seconds = begun.elapsed().as_secs_f64();
+        screen::progress(&format!("{}: {seconds:.0} s", experiment.name));
     }
     let report = bench.report;
     if let Some(file) = &options.json {
@@ -110,7 +116,8 @@ fn choose(names: &[String]) -> Result<Vec<Experiment>> {
         ensure!(known, "no experiment {name}; --list names them");
     }
     let wanted = |experiment: &Experiment| {
-        names.is_empty() || names.iter().any(|name| name == experiment.name)
+        (names.is_empty() && !experiment.on_demand)
+            || names.iter().any(|name| name == experiment.name)
     };
     Ok(ALL.into_iter().filter(wanted).collect())
 }

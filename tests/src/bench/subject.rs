@@ -22,8 +22,12 @@ use crate::lab::topology::External;
 pub enum Way {
     /// This gateway, by TC.
     Tc,
+    /// The same with `--preallocate`.
+    TcPreallocated,
     /// This gateway, with XDP in front.
     Xdp,
+    /// The same with `--preallocate`.
+    XdpPreallocated,
     /// The iptables chains of Kube-OVN.
     Iptables,
     /// The same rules in nftables, port forwards in a map.
@@ -39,7 +43,7 @@ pub enum Way {
 }
 
 impl Way {
-    /// All of them, in the order of columns.
+    /// All that forward packets of open flows each in a way of its own, in the order of columns.
     pub const ALL: [Self; 8] = [
         Self::Tc,
         Self::Xdp,
@@ -52,13 +56,22 @@ impl Way {
     ];
 
     /// Those that translate addresses.
-    pub const NAT: [Self; 4] = [Self::Tc, Self::Xdp, Self::Iptables, Self::Nftables];
+    pub const NAT: [Self; 6] = [
+        Self::Tc,
+        Self::TcPreallocated,
+        Self::Xdp,
+        Self::XdpPreallocated,
+        Self::Iptables,
+        Self::Nftables,
+    ];
 
     /// A short name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tc => "TC",
+            Self::TcPreallocated => "TC prealloc",
             Self::Xdp => "XDP",
+            Self::XdpPreallocated => "XDP prealloc",
             Self::Iptables => "iptables",
             Self::Nftables => "nft map",
             Self::Kernel => "kernel",
@@ -104,8 +117,10 @@ impl Subject {
             rig.instrument()?;
         }
         let gateway = match way {
-            Way::Tc => Some(start(&rig, setup, "tc")?),
-            Way::Xdp => Some(start(&rig, setup, "xdp")?),
+            Way::Tc => Some(start(&rig, setup, "tc", &[])?),
+            Way::TcPreallocated => Some(start(&rig, setup, "tc", &["--preallocate"])?),
+            Way::Xdp => Some(start(&rig, setup, "xdp", &[])?),
+            Way::XdpPreallocated => Some(start(&rig, setup, "xdp", &["--preallocate"])?),
             Way::Iptables => {
                 restore(&rig, "iptables-legacy-restore", &[], &setup.rules.iptables())?;
                 None
@@ -170,18 +185,20 @@ fn empty<F: Family>(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn start(rig: &Rig, setup: &Setup, mode: &str) -> Result<Gateway> {
+fn start(rig: &Rig, setup: &Setup, mode: &str, more: &[&str]) -> Result<Gateway> {
     let config = rig.scratch.join("config");
     std::fs::create_dir_all(&config)?;
     rig.scratch.write("config/rules.yaml", setup.rules.yaml(&rig.name))?;
     let mut arguments: Vec<String> =
         ["--mode", mode, "--timeouts", "udp-new=3600"].map(Into::into).into();
     arguments.extend(["--max-sessions".into(), setup.sessions.to_string()]);
+    arguments.extend(more.iter().map(ToString::to_string));
     if let Some(object) = std::env::var_os(OBJECT) {
         // The same programs that the test runs load: those of the build, or a variant to compare.
         arguments.extend(["--object".into(), object.to_string_lossy().into_owned()]);
     }
-    let settings = Settings { binary: tier::binary()?, name: rig.name.clone(), config, arguments };
+    let (binary, name) = (tier::binary()?, rig.name.clone());
+    let settings = Settings { binary, name, object: None, config, arguments };
     Gateway::start_in(&rig.gateway, &rig.scratch, settings)
 }
 

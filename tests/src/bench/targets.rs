@@ -1,7 +1,8 @@
 //! What was to be reached, and what was: ratios from one run on one machine.
 
 use super::experiments::{
-    bulk, capacity, established, latency, memory, opening, outage, rule_load, spaced,
+    bulk, capacity, established, exec, latency, memory, next_hops, opening, outage, rule_load,
+    spaced,
 };
 use super::plan::Kind;
 use super::report::Report;
@@ -86,11 +87,6 @@ impl Targets<'_> {
         let measured = self.median(of);
         self.lines.push(Target { what: what.to_owned(), goal: Goal::AtMost(most, unit), measured });
     }
-
-    fn unmeasured(&mut self, what: &str, goal: Goal, why: &str) {
-        let measured = Err(why.to_owned());
-        self.lines.push(Target { what: what.to_owned(), goal, measured });
-    }
 }
 
 /// The table of goals, filled in from a report.
@@ -135,15 +131,33 @@ fn sessions(targets: &mut Targets<'_>) {
         at(0, Way::Iptables),
     );
     targets.ratio(
+        "new flows, no DNAT rule: TC, preallocated / iptables",
+        2.0,
+        at(0, Way::TcPreallocated),
+        at(0, Way::Iptables),
+    );
+    targets.ratio(
         "new flows, no DNAT rule: XDP / iptables",
         3.0,
         at(0, Way::Xdp),
         at(0, Way::Iptables),
     );
     targets.ratio(
+        "new flows, no DNAT rule: XDP, preallocated / iptables",
+        3.0,
+        at(0, Way::XdpPreallocated),
+        at(0, Way::Iptables),
+    );
+    targets.ratio(
         "new flows, 5 000 DNAT rules: TC / iptables",
         20.0,
         at(1, Way::Tc),
+        at(1, Way::Iptables),
+    );
+    targets.ratio(
+        "new flows, 5 000 DNAT rules: TC, preallocated / iptables",
+        20.0,
+        at(1, Way::TcPreallocated),
         at(1, Way::Iptables),
     );
     targets.ratio("new flows, TC: 100 000 DNAT rules / none", 0.9, at(2, Way::Tc), at(0, Way::Tc));
@@ -181,9 +195,12 @@ fn control(targets: &mut Targets<'_>) {
     let at = |index: usize| (rule_load::NAME, rows[index].as_str(), Way::Tc);
     targets.most("10 000 DNAT rules from YAML to active", 1000.0, "ms", at(0));
     targets.most("one rule changed among 10 000", 10.0, "ms", at(1));
-    let exec = "there is no exec route yet";
-    targets.unmeasured("exec of one dnat-add with 10 000 present", Goal::AtMost(10.0, "ms"), exec);
-    targets.unmeasured("exec of one eip-add", Goal::AtMost(10.0, "ms"), exec);
+    for (what, row) in [
+        ("exec of one dnat-add with 10 000 present", exec::DNAT_ADD),
+        ("exec of one eip-add", exec::EIP_ADD),
+    ] {
+        targets.most(what, 10.0, "ms", (exec::NAME, row, Way::Tc));
+    }
     targets.most(
         "daemon killed and started under load: packets lost",
         0.0,
@@ -196,12 +213,12 @@ fn control(targets: &mut Targets<'_>) {
         "sessions",
         (outage::NAME, outage::ROWS[1], Way::Tc),
     );
-    let why = "there are no next-hop groups yet";
-    targets.unmeasured(
-        "next hop lost: flows moved in BFD's time",
-        Goal::AtMost(1.0, "detection times"),
-        why,
-    );
+    let last = targets.median((next_hops::NAME, next_hops::ROWS[1], Way::Tc));
+    targets.lines.push(Target {
+        what: "next hop lost: flows moved in BFD's time".to_owned(),
+        goal: Goal::AtMost(1.0, "detection times"),
+        measured: last.map(|millis| millis / f64::from(next_hops::DETECTION_MS)),
+    });
 }
 
 /// The table on the terminal.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use gateway_tests::demo::{leftovers, nat};
+use gateway_tests::demo::{egress, leftovers, nat};
 use gateway_tests::lab::{cleanup, echo};
 
 /// Shows a gateway at work: real connections between network namespaces, as a table.
@@ -21,6 +21,12 @@ struct Cli {
 enum Verb {
     /// NAT by the rules of ordinary Kube-OVN manifests (the default)
     Nat(NatOptions),
+    /// An egress gateway of three replicas: spread, weights, a replica that dies and comes back
+    Egress {
+        /// Print one JSON document instead of the table
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove what earlier demos left, on purpose or because they were killed
     Clean {
         /// Only the demo that had this process id
@@ -67,6 +73,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Nat(NatOptions { keep, json, config, gateway }) => {
             nat::run(&nat::Options { keep, json, config, gateway })
         }
+        Verb::Egress { json } => egress::run(&egress::Options { json }),
         Verb::Clean { only } => {
             for name in leftovers::remove(true, only)? {
                 println!("removed {name}");

@@ -16,19 +16,23 @@ const OTHER_HOST: &str = "10.0.1.20";
 const X: &str = "198.51.100.7";
 
 /// What is in the datagrams: no two bytes next to each other are alike.
-fn content(length: usize) -> Vec<u8> {
+pub(super) fn content(length: usize) -> Vec<u8> {
     (0..length).map(|index| (index * 7 + index / 256) as u8).collect()
 }
 
 /// A datagram of 200 bytes and its fragments.
-fn pieces(whole: &Draft) -> Vec<Draft> {
+pub(super) fn pieces(whole: &Draft) -> Vec<Draft> {
     let pieces = whole.clone().with_payload(&content(200)).pieces(48);
     assert!(pieces.len() > 3);
     pieces
 }
 
 /// Sends fragments in order; all of them are forwarded.
-fn send(gw: &mut Gateway<'_>, direction: Direction, fragments: Vec<Draft>) -> Vec<Decoded> {
+pub(super) fn send(
+    gw: &mut Gateway<'_>,
+    direction: Direction,
+    fragments: Vec<Draft>,
+) -> Vec<Decoded> {
     let one = |fragment| {
         let frame = gw.frame(direction, fragment);
         gw.send(direction, frame).forwarded().decoded
@@ -38,7 +42,7 @@ fn send(gw: &mut Gateway<'_>, direction: Direction, fragments: Vec<Draft>) -> Ve
 
 /// The datagram that the receiver makes of its fragments, in the order of their offsets.
 #[track_caller]
-fn reassembled(fragments: &[Decoded]) -> Decoded {
+pub(super) fn reassembled(fragments: &[Decoded]) -> Decoded {
     let mut fragments = fragments.to_vec();
     fragments.sort_by_key(|fragment| fragment.fragment.2);
     let first = &fragments[0];
@@ -66,7 +70,7 @@ fn identifications(sent: &Sent) -> (u32, u32) {
 }
 
 /// A packet of this case's notation, as the other side sees it.
-fn is(seen: &Decoded, source: &str, destination: &str) {
+pub(super) fn is(seen: &Decoded, source: &str, destination: &str) {
     let plain = |address: std::net::SocketAddr| super::gateway::plain(address);
     assert_eq!(
         (plain(seen.from()).ip(), plain(seen.to()).ip()),
@@ -95,7 +99,7 @@ fn whole_port(draft: &Draft) -> u16 {
     decode(&draft.frame([2; 6])).expect("a packet").from().port()
 }
 
-fn plain_answer(seen: &Decoded) -> Draft {
+pub(super) fn plain_answer(seen: &Decoded) -> Draft {
     super::Seen { decoded: seen.clone(), next_hop: None }.answer()
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use gateway_common::nexthop::{GROUP_MEMBERS, GroupMember, HashFields, MemberState, NextHopGroup};
 use gateway_common::records::{Balance, Config, Counter, Eip, Host, MAP_INDEPENDENT, MappingKind};
 use gateway_common::tuple::Direction;
 use gateway_userspace::balance::assign;
@@ -12,12 +13,50 @@ use gateway_userspace::balance::assign;
 use super::Sent;
 use crate::build_packet::{Draft, embed, end, unembed};
 use crate::decode::describe;
-use crate::harness::notation::{Entry, Flow};
+use crate::harness::notation::{Entry, Flow, Notation};
 use crate::harness::routes::{Links, Target, embed_prefix, ingress_mac, prefix};
 use crate::harness::{Backend, NatRule, Outcome, accounts};
 
 /// How many packets the log of a failed case shows.
 const LOG_LINES: usize = 12;
+
+/// A next-hop group as a case writes it.
+#[derive(Clone, Debug)]
+pub struct Routers<'a> {
+    /// Addresses and states.
+    pub members: &'a [(&'a str, MemberState)],
+    /// The places that the slots have in turn, from 1; 0 for none.
+    pub slots: &'a [u16],
+    /// Whether open sessions go to the member that has their slot.
+    pub moves: bool,
+    /// What is hashed.
+    pub hash: HashFields,
+}
+
+impl Routers<'_> {
+    /// MAC address of the member at a place, from 1.
+    #[must_use]
+    pub fn mac(place: u8) -> [u8; 6] {
+        [2, 0, 0, 9, 0, place]
+    }
+
+    /// The record of a family, whose members have these addresses.
+    ///
+    /// # Panics
+    /// One is of another family.
+    #[must_use]
+    pub fn group<F: Notation>(&self, addresses: &[IpAddr]) -> NextHopGroup<F> {
+        let mut members = [GroupMember::default(); GROUP_MEMBERS];
+        for (place, (member, address)) in (1..).zip(members.iter_mut().zip(addresses)) {
+            let state = self.members[usize::from(place) - 1].1 as u8;
+            let address = F::from_ip(*address).expect("an address of the family");
+            *member = GroupMember { address, mac: Self::mac(place), state, zero: 0 };
+        }
+        let slots = std::array::from_fn(|slot| self.slots[slot % self.slots.len()]);
+        let (hash, moves) = (self.hash as u8, u8::from(self.moves));
+        NextHopGroup { seed: 7, hash, moves, zero: 0, slots, members }
+    }
+}
 
 /// The gateway under test.
 pub struct Gateway<'a> {
@@ -185,6 +224,14 @@ impl<'a> Gateway<'a> {
         ids
     }
 
+    /// Adds a prefix whose packets pass as they are. Returns the id of the rule.
+    pub fn forward(&mut self, source: &str) -> u32 {
+        let id = self.next_id();
+        let prefix = if self.ipv6 { embed_prefix(prefix(source)) } else { prefix(source) };
+        self.add(NatRule::Forward { prefix, id }, &[id]);
+        id
+    }
+
     /// How many mappings there are.
     pub fn mappings(&mut self) -> usize {
         let inside = MappingKind::Inside as u8;
@@ -219,6 +266,18 @@ impl<'a> Gateway<'a> {
     /// Adds or replaces a route by a blackhole.
     pub fn blackhole(&mut self, network: &str) {
         self.set_route(network, Target::Refused);
+    }
+
+    /// Makes the group of a side, and has sessions look at their routes again.
+    pub fn next_hops(&mut self, side: Direction, routers: &Routers<'_>) {
+        let addresses: Vec<_> = routers.members.iter().map(|(text, _)| self.ip(text)).collect();
+        let side = side as u32;
+        if self.ipv6 {
+            self.backend.v6().set_next_hops(side, Some(routers.group(&addresses)));
+        } else {
+            self.backend.v4().set_next_hops(side, Some(routers.group(&addresses)));
+        }
+        self.configure(|config| (config.next_hops, config.routing) = (1, config.routing + 1));
     }
 
     fn set_route(&mut self, network: &str, target: Target) {

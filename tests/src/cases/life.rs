@@ -1,11 +1,11 @@
-//! How sessions live: who meets them, what reopens them, when they end.
+//! How sessions live: who meets them, when they end.
 
 use gateway_common::records::ORIGINAL;
 use gateway_common::tuple::Direction;
 use gateway_common::verdict::{DropReason, PassReason, SESSIONS_CLOSED, SESSIONS_OPENED};
 
 use super::{Gateway, Seen};
-use crate::build_packet::{ACK, FIN, RST, SYN, TCP, other, ping, tcp, udp};
+use crate::build_packet::{ACK, SYN, TCP, other, ping, tcp, udp};
 use crate::harness::notation::Entry;
 
 const INSIDE: &str = "10.0.1.10:4000";
@@ -45,30 +45,6 @@ pub(super) fn another_remote_does_not_get_in(gw: &mut Gateway<'_>) {
     assert_eq!(gw.sessions(), before);
 }
 
-// RFC 7857 section 2.1.
-pub(super) fn a_syn_reopens_a_closing_flow(gw: &mut Gateway<'_>) {
-    let there = connect(gw);
-    gw.outbound(tcp(INSIDE, REMOTE, FIN | ACK)).forwarded();
-    gw.inbound(tcp(REMOTE, &there.source().to_string(), FIN | ACK)).forwarded();
-    let again = gw.outbound(tcp(INSIDE, REMOTE, SYN)).forwarded();
-    assert_eq!(again.source(), there.source());
-    let original = gw.session(INSIDE, REMOTE);
-    assert_eq!(original.seen, SYN);
-    let reply = gw.session(REMOTE, &there.source().to_string());
-    assert_eq!((reply.seen, reply.counted), (0, (0, 0)));
-    // It is opening again, so it ends as an opening session does.
-    gw.advance(241);
-    assert_eq!(gw.sweep(), 1);
-}
-
-pub(super) fn a_syn_on_an_open_flow_changes_nothing(gw: &mut Gateway<'_>) {
-    let there = connect(gw);
-    gw.outbound(tcp(INSIDE, REMOTE, SYN)).forwarded();
-    assert_eq!(gw.session(INSIDE, REMOTE).seen, SYN | ACK);
-    let reply = gw.session(REMOTE, &there.source().to_string());
-    assert_eq!((reply.seen, reply.counted.0), (SYN | ACK, 1));
-}
-
 pub(super) fn an_idle_session_ends_and_a_live_one_stays(gw: &mut Gateway<'_>) {
     gw.snat("10.0.1.0/24", &["203.0.113.10"]);
     gw.outbound(udp(INSIDE, REMOTE)).forwarded();
@@ -105,24 +81,6 @@ pub(super) fn each_protocol_has_its_own_patience(gw: &mut Gateway<'_>) {
         gw.sweep();
         assert_eq!(gw.sessions().len(), 2 * left, "after {at} s");
     }
-}
-
-pub(super) fn a_reset_from_outside_does_not_shorten_a_session(gw: &mut Gateway<'_>) {
-    let there = connect(gw);
-    gw.inbound(tcp(REMOTE, &there.source().to_string(), RST)).forwarded();
-    gw.advance(7000);
-    assert_eq!(gw.sweep(), 0);
-    gw.advance(500);
-    assert_eq!(gw.sweep(), 1);
-}
-
-pub(super) fn a_reset_from_inside_shortens_a_session(gw: &mut Gateway<'_>) {
-    connect(gw);
-    gw.outbound(tcp(INSIDE, REMOTE, RST)).forwarded();
-    gw.advance(239);
-    assert_eq!(gw.sweep(), 0);
-    gw.advance(2);
-    assert_eq!(gw.sweep(), 1);
 }
 
 pub(super) fn a_session_without_its_rule_ends(gw: &mut Gateway<'_>) {

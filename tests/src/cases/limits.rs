@@ -70,7 +70,8 @@ pub(super) fn what_goes_no_further_is_not_counted(gw: &mut Gateway<'_>) {
 /// A datagram that makes an IP packet of `bytes`.
 fn sized(gw: &Gateway<'_>, bytes: u32, source: &str, destination: &str) -> Draft {
     let headers = if gw.is_ipv6() { 48 } else { 28 };
-    udp(source, destination).with_payload(&vec![0x5a; bytes as usize - headers])
+    let draft = udp(source, destination).with_payload(&vec![0x5a; bytes as usize - headers]);
+    Draft { dont_fragment: true, ..draft }
 }
 
 pub(super) fn too_big_for_the_interface_is_dropped(gw: &mut Gateway<'_>) {

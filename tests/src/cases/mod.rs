@@ -5,7 +5,9 @@
 
 mod coexist;
 mod conformance;
+mod disorder;
 mod dnat;
+mod egress;
 mod fip;
 mod fragments;
 mod gateway;
@@ -16,13 +18,16 @@ mod independent;
 mod life;
 mod limits;
 mod malformed;
+mod next_hops;
 mod ports;
 mod sent;
 mod share;
+mod sizes;
 mod snat;
+mod tcp;
 mod unmatched;
 
-pub use self::gateway::Gateway;
+pub use self::gateway::{Gateway, Routers};
 pub use self::sent::{Seen, Sent};
 
 /// How many entries the session maps take, unless a case says otherwise.
@@ -91,6 +96,7 @@ cases! {
         udp_lite_and_dccp_have_ports_too,
         a_datagram_without_checksum_stays_without.ipv4_only(),
         a_checksum_that_computes_to_zero_is_sent_as_all_ones,
+        a_finished_checksum_may_look_like_an_unfinished_one,
         ipv4_options_are_kept.ipv4_only(),
         an_eip_is_for_the_external_interface_only,
         type_of_service_and_identification_are_kept,
@@ -176,6 +182,20 @@ cases! {
         a_removed_rule_no_longer_opens,
         udp_and_tcp_of_one_port_are_two_rules,
     }
+    egress {
+        a_prefix_passes_as_it_is_both_ways,
+        any_protocol_passes,
+        a_new_connection_from_outside_is_delivered_as_it_is,
+        fragments_pass_as_they_are,
+        an_error_passes_with_its_quote,
+        a_redirect_goes_no_further.ipv4_only(),
+        the_longest_prefix_decides_both_ways,
+        no_state_is_kept_so_another_replica_goes_on,
+        a_removed_rule_stops_it_at_once,
+        a_lost_way_inside_does_not_turn_outside,
+        the_gateways_own_packets_stay_its_own,
+        an_unselected_source_is_dropped,
+    }
     coexist {
         dnat_and_snat_share_an_eip,
         a_floating_ip_takes_what_no_session_has,
@@ -246,6 +266,31 @@ cases! {
         a_later_fragment_of_the_gateway_is_its_own,
         an_error_in_fragments_is_refused,
     }
+    disorder {
+        fragments_before_the_first_wait_for_it,
+        fragments_of_an_answer_wait_too,
+        fragments_to_a_port_forward_wait_too,
+        fragments_of_a_ping_in_any_order,
+        what_waits_is_counted_once,
+        a_first_fragment_alone_waits_for_nobody,
+        a_datagram_does_not_wait_for_another,
+        more_than_a_datagram_has_do_not_wait,
+        a_first_fragment_that_is_refused_takes_nothing_along,
+        what_no_rule_covers_waits_in_vain,
+        fragments_of_the_gateways_own_stay_its_own,
+    }
+    sizes {
+        a_packet_that_may_be_fragmented_is.ipv4_only(),
+        so_is_one_of_a_floating_ip_and_one_that_turns_round.ipv4_only(),
+        so_is_a_fragment_and_they_keep_one_identification.ipv4_only(),
+        one_that_must_not_be_fragmented_is_not,
+        a_large_segment_size_is_clamped_in_both_directions,
+        a_small_segment_size_stays,
+        only_the_option_of_a_syn_is_clamped,
+        the_option_is_found_among_others,
+        broken_options_are_left_alone,
+        nothing_is_clamped_unless_asked_for,
+    }
     icmp_errors {
         an_error_from_outside_reaches_the_host_inside,
         an_error_from_inside_comes_from_the_eip,
@@ -288,16 +333,30 @@ cases! {
         an_inside_address_that_is_outside_is_refused,
         an_open_session_does_not_turn_outside,
     }
+    tcp {
+        a_handshake_establishes,
+        a_handshake_without_its_end_stays_short,
+        a_refused_connection_stays_short,
+        a_refused_connection_can_be_tried_again,
+        crossing_syns_establish_when_both_are_acknowledged,
+        a_flow_that_was_there_before_is_established_by_both_ends,
+        a_reset_from_outside_does_not_shorten_a_session,
+        a_reset_from_inside_shortens_a_session,
+        what_follows_a_reset_from_inside_takes_it_back,
+        a_connection_closed_by_both_ends_is_closing,
+        a_connection_closed_by_one_end_goes_on,
+        a_reset_from_outside_ends_what_the_inside_has_closed,
+        a_syn_on_an_open_flow_changes_nothing,
+        a_syn_reopens_a_closing_flow,
+        a_syn_of_the_other_end_reopens_too,
+        a_syn_on_a_tuple_that_nobody_has_swept_opens_anew,
+    }
     life {
         a_forged_packet_from_outside_misses_the_session_of_the_inside,
         a_forged_packet_from_inside_misses_the_answers_entry,
         another_remote_does_not_get_in,
-        a_syn_reopens_a_closing_flow,
-        a_syn_on_an_open_flow_changes_nothing,
         an_idle_session_ends_and_a_live_one_stays,
         each_protocol_has_its_own_patience,
-        a_reset_from_outside_does_not_shorten_a_session,
-        a_reset_from_inside_shortens_a_session,
         a_session_without_its_rule_ends,
         a_half_without_its_other_half_ends_soon,
         a_lost_half_of_a_port_forward_is_made_again,
@@ -306,6 +365,27 @@ cases! {
         an_expired_session_gives_its_tuple_away_before_the_sweep,
         an_expired_session_without_ports_gives_way_before_the_sweep,
         sessions_opened_and_closed_are_counted,
+    }
+    next_hops {
+        flows_are_spread_over_the_members,
+        an_open_session_stays_with_a_living_member,
+        an_open_session_moves_to_its_slot_if_the_group_says_so,
+        only_the_flows_of_a_dead_member_move,
+        a_member_that_drains_keeps_its_sessions_and_gets_no_others,
+        nobody_alive_is_no_way_out,
+        what_is_on_link_is_left_to_the_route,
+        another_router_is_left_to_its_route,
+        the_router_of_the_default_route_is_represented,
+        without_the_flag_no_group_is_asked,
+        a_reply_leaves_by_the_router_that_the_request_came_from,
+        a_reply_from_inside_leaves_by_the_router_outside,
+        a_reply_moves_when_its_router_dies,
+        a_reply_to_an_unknown_router_goes_by_its_slot,
+        a_hairpin_is_answered_by_the_way_it_came,
+        a_floating_ip_is_spread_without_state,
+        fragments_of_a_floating_ip_go_one_way,
+        an_error_goes_with_its_flow,
+        by_source_all_that_a_host_does_goes_one_way,
     }
     conformance {
         every_kind_of_error_is_translated,

@@ -54,9 +54,36 @@ impl Sent {
         (seen(after), seen(quote))
     }
 
+    /// The packet, translated, of which the daemon sends fragments. Otherwise as [`Sent::forwarded`].
+    ///
+    /// # Panics
+    /// It was something else, or something else has changed.
+    #[track_caller]
+    pub fn fragmented(&self) -> Seen {
+        self.expect(Outcome::Pass(PassReason::Fragmented));
+        let (before, after) = self.compared();
+        assert_eq!(kept(&before), kept(&after), "{}", self.both());
+        Seen { decoded: after, next_hop: None }
+    }
+
+    /// A TCP packet as the other side sees it, whose options may have changed. Returns it with its layer 4
+    /// from the end of the fixed header on.
+    ///
+    /// # Panics
+    /// It was not forwarded, or its checksum is wrong.
+    #[track_caller]
+    pub fn clamped(&self) -> Vec<u8> {
+        self.decoded().1.payload().to_vec()
+    }
+
     #[track_caller]
     fn decoded(&self) -> (Decoded, Decoded) {
         self.expect(Outcome::Forward);
+        self.compared()
+    }
+
+    #[track_caller]
+    fn compared(&self) -> (Decoded, Decoded) {
         let [before, after] = [&self.before, &self.after].map(|frame| match decode(frame) {
             Ok(decoded) => decoded,
             Err(why) => panic!("{why}\n{}", self.both()),

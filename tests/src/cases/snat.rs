@@ -5,9 +5,9 @@ use gateway_common::verdict::DropReason;
 
 use super::Gateway;
 use crate::build_packet::{
-    ACK, DCCP, Draft, SYN, Transport, UDP_LITE, datagram, other, ping, tcp, udp,
+    ACK, DCCP, Draft, SYN, TCP, Transport, UDP_LITE, datagram, other, ping, tcp, udp,
 };
-use crate::decode::decode;
+use crate::decode::{checksum, decode, pseudo_header};
 
 /// B leaves for Y and the answer returns to it.
 fn there_and_back(gw: &mut Gateway<'_>, first: Draft, inside: &str, remote: &str) {
@@ -177,6 +177,29 @@ pub(super) fn a_checksum_that_computes_to_zero_is_sent_as_all_ones(gw: &mut Gate
     let sum = there.decoded.checksum.expect("a checksum").to_be_bytes();
     let there = gw.outbound(packet(&sum)).forwarded();
     assert_eq!(there.decoded.checksum, Some(0xffff));
+}
+
+/// What a sender leaves to the hardware holds the sum of the pseudo header. So does one finished checksum of
+/// 65 536.
+pub(super) fn a_finished_checksum_may_look_like_an_unfinished_one(gw: &mut Gateway<'_>) {
+    gw.snat("10.0.1.0/24", &["203.0.113.10"]);
+    let opening = |from: &str, to: &str| tcp(from, to, SYN);
+    for build in [udp as fn(&str, &str) -> Draft, opening] {
+        let packet =
+            |payload: [u8; 2]| build("10.0.1.10:40000", "198.51.100.7:53").with_payload(&payload);
+        let frame = gw.frame(Direction::Outbound, packet([0, 0]));
+        let plain = decode(&frame).expect("a packet");
+        let length = if plain.protocol == TCP { 20 } else { 8 } + 2;
+        let pseudo = pseudo_header(plain.source, plain.destination, plain.protocol, length);
+        let pseudo = !checksum(&[&pseudo]);
+        // What makes ~(pseudo + rest + payload) the same as the pseudo header's sum.
+        let rest = plain.checksum.expect("a checksum");
+        let payload = !checksum(&[&(!pseudo).to_be_bytes(), &rest.to_be_bytes()]);
+        let packet = packet(payload.to_be_bytes());
+        let frame = gw.frame(Direction::Outbound, packet.clone());
+        assert_eq!(decode(&frame).expect("a packet").checksum, Some(pseudo));
+        gw.outbound(packet).forwarded();
+    }
 }
 
 pub(super) fn ipv4_options_are_kept(gw: &mut Gateway<'_>) {

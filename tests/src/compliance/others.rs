@@ -26,11 +26,14 @@ pub(super) const RFC6146: Document = Document {
     requirements: &[
         must("3.4 (in order)", "Fragments of a datagram are translated alike")
             .met(&["fragments::fragments_leave_with_the_eip_and_those_of_the_answer_come_back"]),
-        should("3.4 (out of order)", "Fragments that come early are kept for two seconds")
-            .not_met("As RFC 4787 REQ-14: they are dropped and counted."),
-        must("3.4 (bound)", "What is kept is limited, so that a flood does no harm")
-            .partly(&[])
-            .because("As RFC 4787 REQ-14a."),
+        should("3.4 (out of order)", "Fragments that come early are kept for two seconds").met(&[
+            "disorder::fragments_before_the_first_wait_for_it",
+            "netns_fragments::fragments_arrive_in_any_order",
+        ]),
+        must("3.4 (bound)", "What is kept is limited, so that a flood does no harm").met(&[
+            "disorder::more_than_a_datagram_has_do_not_wait",
+            "netns_floods::a_flood_of_fragments_hurts_no_whole_packets",
+        ]),
     ],
 };
 

@@ -9,9 +9,11 @@ const REQUIREMENTS: &[Requirement] = &[
         "ports::two_pingers_with_the_same_id_are_told_apart",
         "conformance::every_kind_of_query_has_its_answer",
     ]),
-    should("REQ-1a", "The mapping of an id does not depend on the remote").not_met("As RFC 4787 REQ-1."),
+    should("REQ-1a", "The mapping of an id does not depend on the remote")
+        .partly(&["independent::a_query_id_is_the_same_for_every_remote"])
+        .because("As RFC 4787 REQ-1: by annotation."),
     must("REQ-2", "A query's session lives at least 60 s").met(&["life::each_protocol_has_its_own_patience"]),
-    should("REQ-2a", "That can be configured").met(&["gateway-userspace/src/cli/run.rs::ranges_and_timeouts_are_checked"]).because("`--timeouts`."),
+    should("REQ-2a", "That can be configured").met(&["gateway-userspace/src/timeouts.rs::durations_have_units"]).because("`--timeouts`."),
     should("REQ-3", "An error with a wrong checksum is dropped")
         .not_met("Checksums are adjusted and never verified: a wrong one stays wrong, and its receiver \
                   drops it. Verifying costs a pass over the packet."),
@@ -56,16 +58,18 @@ const REQUIREMENTS: &[Requirement] = &[
     must("REQ-7a", "A hairpinned error goes to the source of the quoted packet")
         .met(&["icmp_errors::an_error_in_a_hairpin_reaches_the_other_host"]),
     should("REQ-8", "A flow that is refused: ICMP 3/13 to its sender, and the packet is dropped")
-        .partly(&["ports::an_exhausted_range_refuses_and_other_remotes_go_on"])
-        .because("It is dropped and counted; nothing is sent."),
+        .met(&[
+            "ports::an_exhausted_range_refuses_and_other_remotes_go_on",
+            "netns_answers::a_host_over_its_limit_is_told_so_at_once",
+        ]),
     may("REQ-9", "A policy against ICMP towards an interface").not_met("There is none."),
-    must("REQ-10a", "Unreachable, time exceeded and echo are supported").partly(&[
+    must("REQ-10a", "Unreachable, time exceeded and echo are supported").met(&[
         "icmp_errors::an_error_from_outside_reaches_the_host_inside",
         "snat::ping_leaves_with_the_eip_and_the_answer_comes_back",
         "conformance::every_kind_of_error_is_translated",
         "limits::the_last_hop_outbound_is_the_kernels",
-    ]).because("All are translated; the gateway's own time exceeded comes from the kernel outbound, and \
-                there is none inbound."),
+        "netns_answers::a_ttl_that_ends_here_is_answered_from_the_eip_and_inside_from_the_lan_address",
+    ]),
     may("REQ-10b", "Source route, timestamp, parameter problem and others are supported")
         .met(&["conformance::every_kind_of_query_has_its_answer", "conformance::every_kind_of_error_is_translated"]),
     should("REQ-10c", "No source quench is made").met(&[]).because("None is made. One that arrives is translated like other errors."),

@@ -32,10 +32,13 @@ const REQUIREMENTS: &[Requirement] = &[
     must("REQ-6", "Translation can be turned off for destinations")
         .partly(&["unmatched::a_source_without_rule_is_forwarded_if_asked"])
         .because("By source, by leaving it without a rule; not by destination: Kube-OVN's SNAT rules have none."),
-    should("REQ-7", "Endpoint-independent filtering").not_met("As RFC 4787 REQ-8."),
+    should("REQ-7", "Endpoint-independent filtering")
+        .partly(&["independent::an_independent_filter_lets_everybody_in"])
+        .because("As RFC 4787 REQ-8: by annotation."),
     should("REQ-8", "A port that is free again rests for 120 s")
-        .met(&["life::a_swept_port_is_free_again"])
-        .because("Exception c: filtering depends on address and port, so it may be used again at once."),
+        .partly(&["life::a_swept_port_is_free_again"])
+        .because("Exception c: filtering depends on address and port, so it may be used again at once. That \
+                  does not hold for rules with another filter by annotation, whose ports do not rest either."),
     must("REQ-9", "Subscribers control their mappings by a protocol")
         .not_met("Tenants make DNAT rules and floating IPs as Kubernetes objects; hosts have no PCP."),
     should("REQ-10", "Standard management")
@@ -46,7 +49,9 @@ const REQUIREMENTS: &[Requirement] = &[
         "limits::a_full_table_refuses_and_leaves_the_others_alone",
         "netns_robustness::a_port_range_fills_to_the_last_port_and_then_refuses_without_a_leak",
     ]),
-    should("REQ-11b", "ICMP unreachable to the sender").not_met("Dropped and counted; nothing is sent."),
+    should("REQ-11b", "ICMP unreachable to the sender")
+        .met(&["netns_answers::a_host_over_its_limit_is_told_so_at_once"])
+        .because("With the code of RFC 5508 REQ-8, administratively prohibited."),
     should("REQ-11c", "The operator is told").partly(&["limits::a_full_table_refuses_and_leaves_the_others_alone"])
         .because("Counters `ports_exhausted` and `sessions_full`; nothing is pushed."),
     must("REQ-11d", "No mapping is deleted to make room").met(&[

@@ -1,5 +1,6 @@
 //! What a demo leaves behind on purpose (`--keep`) or because it was killed, and its removal.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::stage::{PREFIX, SERVE_ECHO};
+use crate::lab::egress::{EgressLab, SELECTOR_PINS};
 use crate::lab::gateway::{self, Settings};
 use crate::lab::netns;
 use crate::lab::topology::Topology;
@@ -23,9 +25,11 @@ pub struct Record {
     /// Whether it was left running on purpose.
     pub kept: bool,
     namespaces: Vec<String>,
-    gateway_namespace: PathBuf,
+    /// The gateways and their namespaces.
+    gateways: BTreeMap<String, PathBuf>,
+    /// The selector, if there is one.
+    selector: Option<String>,
     binary: PathBuf,
-    gateway: String,
 }
 
 impl Record {
@@ -36,9 +40,24 @@ impl Record {
             owner: std::process::id(),
             kept: false,
             namespaces: net.namespaces().map(|ns| ns.name().to_owned()).collect(),
-            gateway_namespace: net.gateway.path(),
+            gateways: BTreeMap::from([(settings.name.clone(), net.gateway.path())]),
+            selector: None,
             binary: settings.binary.clone(),
-            gateway: settings.name.clone(),
+        }
+    }
+
+    /// The record of a demo of an egress gateway of this process.
+    pub fn of_egress(lab: &EgressLab) -> Self {
+        let replicas = lab.replicas.iter();
+        let gateways = replicas.map(|one| (one.gateway.name().to_owned(), one.ns.path())).collect();
+        Self {
+            directory: lab.scratch.path().to_owned(),
+            owner: std::process::id(),
+            kept: false,
+            namespaces: lab.namespaces().map(|ns| ns.name().to_owned()).collect(),
+            gateways,
+            selector: Some(lab.name.clone()),
+            binary: lab.binary.clone(),
         }
     }
 
@@ -49,8 +68,7 @@ impl Record {
     pub fn write(&self) -> Result<()> {
         let record = json!({
             "owner": self.owner, "kept": self.kept, "namespaces": self.namespaces,
-            "gateway_namespace": self.gateway_namespace, "binary": self.binary,
-            "gateway": self.gateway,
+            "gateways": self.gateways, "selector": self.selector, "binary": self.binary,
         });
         Ok(fs::write(self.directory.join(FILE), format!("{record:#}\n"))?)
     }
@@ -59,14 +77,18 @@ impl Record {
         let record: Value = serde_json::from_slice(&fs::read(directory.join(FILE)).ok()?).ok()?;
         let text = |name: &str| record[name].as_str().map(str::to_owned);
         let names = record["namespaces"].as_array().cloned().unwrap_or_default();
+        let gateways = record["gateways"].as_object().cloned().unwrap_or_default();
+        let gateways = gateways.into_iter();
         Some(Self {
             directory: directory.to_owned(),
             owner: record["owner"].as_u64().and_then(|owner| u32::try_from(owner).ok())?,
             kept: record["kept"].as_bool()?,
             namespaces: names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-            gateway_namespace: text("gateway_namespace")?.into(),
+            gateways: gateways
+                .filter_map(|(name, path)| Some((name, path.as_str()?.into())))
+                .collect(),
+            selector: text("selector"),
             binary: text("binary")?.into(),
-            gateway: text("gateway")?,
         })
     }
 
@@ -77,7 +99,9 @@ impl Record {
             out += &format!("  nsenter --net=/run/netns/{name} bash\n");
         }
         let (binary, config) = (self.binary.display(), self.directory.join("config"));
-        out += &format!("The gateway: {binary} status --gateway {}\n", self.gateway);
+        for gateway in self.gateways.keys() {
+            out += &format!("The gateway: {binary} status --gateway {gateway}\n");
+        }
         out += &format!("Its manifests, watched while it runs: {}\n", config.display());
         let demo = std::env::current_exe().unwrap_or_else(|_| "gateway-demo".into());
         out +=
@@ -89,8 +113,13 @@ impl Record {
         for process in processes(&self.namespaces, &self.directory) {
             let _ = killpg(process, Signal::SIGKILL);
         }
-        let state = self.directory.join(format!("state-{}", self.gateway));
-        gateway::detach_quietly(&self.binary, &self.gateway, &self.gateway_namespace, &state);
+        for (name, namespace) in &self.gateways {
+            let state = self.directory.join(format!("state-{name}"));
+            gateway::detach_quietly(&self.binary, name, namespace, &state);
+        }
+        if let Some(name) = &self.selector {
+            let _ = fs::remove_dir_all(Path::new(SELECTOR_PINS).join(name));
+        }
         self.namespaces.iter().for_each(|name| netns::remove(name));
         let _ = fs::remove_dir_all(&self.directory);
     }

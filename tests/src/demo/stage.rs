@@ -53,7 +53,8 @@ impl Stage {
         screen.step("building the namespaces: VPC hosts, VPC router, gateway, outside hosts");
         let net = Topology::build(&Options { prefix: PREFIX, ..Options::default() })?;
         let config = copy(manifests, &net.scratch.join("config"))?;
-        let settings = Settings { binary, name: gateway.to_owned(), config, arguments: Vec::new() };
+        let (name, arguments) = (gateway.to_owned(), Vec::new());
+        let settings = Settings { binary, name, object: None, config, arguments };
         Record::of(&net, &settings).write()?;
         screen.step(&format!("starting vpc-gateway with {}", manifests.display()));
         let gateway = Gateway::start(&net, settings)?;

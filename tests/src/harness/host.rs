@@ -5,29 +5,27 @@ use std::rc::Rc;
 
 use gateway_common::accounting;
 use gateway_common::endpoint_independent::KeySlot;
-use gateway_common::expire;
 use gateway_common::family::{V4, V6};
+use gateway_common::nexthop::NextHopGroup;
 use gateway_common::packet::HostPacket;
 use gateway_common::pipeline::{Arrival, process};
 use gateway_common::records::{
-    self, Config, Counter, Dnat, DnatKey, Eip, Fip, FipKey, Host as HostRecord, Mapping,
-    MappingKey, ORIGINAL, Pool, Rule, RuleState, Session, Slots, SnatKey, ticks_from_secs,
+    self, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey,
+    Host as HostRecord, Mapping, MappingKey, ORIGINAL, Pool, Rule, RuleState, Session, Slots,
+    SnatKey,
 };
-use gateway_common::session::elapsed;
+use gateway_common::sweep::{self, Fate, NO_RULE};
 use gateway_common::tables::Tables as _;
 use gateway_common::tuple::{Direction, Tuple};
 use gateway_common::verdict::{PassReason, SESSIONS_CLOSED, Verdict};
 
 use super::notation::Notation;
 use super::routes::{Links, Prefix, Routes, Target, ingress_mac};
-use super::{Backend, Delivery, Outcome, Store, config};
+use super::{Backend, Delivery, Outcome, Store, age, config};
 use crate::sim::SimTables;
 
 /// Any time will do.
 const NOW: u32 = 0x0100_0000;
-
-/// How long an entry without its other half is left alone, as in the sweep programs.
-const ORPHAN_TICKS: u32 = ticks_from_secs(10);
 
 /// The data path on the host.
 #[derive(Clone, Debug)]
@@ -141,10 +139,18 @@ impl Backend for Host {
         14
     }
 
+    fn advance(&mut self, seconds: u32) {
+        age(&mut self.v4, seconds);
+        age(&mut self.v6, seconds);
+        // Remembered for a tenth of a second.
+        self.v4.exhausted.clear();
+        self.v6.exhausted.clear();
+    }
+
     fn sweep(&mut self) -> u32 {
         let (rules, left) = (&self.rules, &mut self.left);
-        sweep(&mut self.v4, &self.config, rules, left)
-            + sweep(&mut self.v6, &self.config, rules, left)
+        sweep_all(&mut self.v4, &self.config, rules, left)
+            + sweep_all(&mut self.v6, &self.config, rules, left)
     }
 
     fn left(&mut self, id: u32) -> u32 {
@@ -166,8 +172,8 @@ impl Backend for Host {
     }
 }
 
-/// What the sweep programs do, decided by [`expire::is_expired`].
-fn sweep<F: Notation>(
+/// What the sweep programs do to all entries, decided by [`sweep::fate`].
+fn sweep_all<F: Notation>(
     tables: &mut SimTables<F>,
     config: &Config,
     rules: &BTreeMap<u32, Rule>,
@@ -177,15 +183,12 @@ fn sweep<F: Notation>(
     for (key, session) in tables.sessions.clone() {
         let opposite_key = session.opposite(&key);
         let opposite = tables.sessions.get(&opposite_key);
-        let over = if session.flags & ORIGINAL == 0 {
-            opposite.is_none() && elapsed(NOW, session.last_seen) > ORPHAN_TICKS
-        } else {
-            let reply = opposite.unwrap_or(&session);
-            let (protocol, direction) = (key.protocol, key.direction);
-            (session.rule != 0 && !rules.contains_key(&session.rule))
-                || expire::is_expired(protocol, direction, &session, reply, &config.timeouts, NOW)
+        let rule = match session.rule {
+            0 => RuleState::Active as u8,
+            rule => rules.get(&rule).map_or(NO_RULE, |rule| rule.state),
         };
-        if over {
+        let fate = sweep::fate(&key, &session, opposite, rule, &config.timeouts, NOW);
+        if fate == Fate::Ends {
             tables.sessions.remove(&opposite_key);
             tables.sessions.remove(&key);
             if session.flags & ORIGINAL != 0 {
@@ -194,9 +197,7 @@ fn sweep<F: Notation>(
                 accounting::closed(&key, &opposite_key, session.flags, &mut keys, tables);
                 ended += 1;
             }
-        } else if session.flags & ORIGINAL != 0
-            && rules.get(&session.rule).is_some_and(|rule| rule.state == RuleState::Draining as u8)
-        {
+        } else if fate == Fate::Drains {
             *left.entry(session.rule).or_default() += 1;
         }
     }
@@ -232,12 +233,21 @@ impl<F: Notation> Store<F> for SimTables<F> {
         set(&mut self.snats, *key, pool);
     }
 
+    fn set_next_hops(&mut self, side: u32, group: Option<NextHopGroup<F>>) {
+        set(&mut self.next_hops, side, group);
+    }
+
     fn set_session(&mut self, key: &Tuple<F>, session: Option<Session<F>>) {
         set(&mut self.sessions, *key, session);
     }
 
     fn forget_fragments(&mut self) {
         self.datagrams.clear();
+        self.held.clear();
+    }
+
+    fn datagrams(&mut self) -> Vec<(DatagramKey<F>, Datagram)> {
+        self.datagrams.iter().map(|(key, datagram)| (*key, *datagram)).collect()
     }
 
     fn session(&mut self, key: &Tuple<F>) -> Option<Session<F>> {

@@ -1,17 +1,18 @@
 //! Both data paths side by side: every packet goes through the kernel first, then through the host.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use gateway_common::family::{V4, V6};
 use gateway_common::mapping::{PortRange, has_port_classes};
-use gateway_common::records::Config;
+use gateway_common::records::{Config, DatagramKey};
 use gateway_common::tuple::Direction;
-use gateway_common::verdict::DropReason;
+use gateway_common::verdict::{DropReason, PassReason};
 
 use super::host::Host;
 use super::invariants::is_sound;
 use super::notation::{Entry, Flow, Notation, flow};
-use super::{Backend, Outcome, accounts};
+use super::{Backend, Outcome, Store, accounts};
 use crate::decode::{Decoded, decode_whole, describe};
 use crate::kernel::Tc;
 use crate::sim::{Choice, Random, SimTables};
@@ -64,7 +65,11 @@ impl<'a> Pair<'a> {
         let outcome = self.kernel.deliver(direction, &mut in_kernel, None).map_err(|error| {
             format!("{error:#}\n{direction:?} {}\n{frame:02x?}", describe(frame))
         })?;
-        self.follow(frame, &in_kernel, outcome);
+        if outcome == Outcome::Pass(PassReason::Replayed) {
+            self.follow_replay(direction, frame);
+        } else {
+            self.follow(frame, &in_kernel, outcome);
+        }
         let host = self.host.send(direction, &mut on_host).outcome;
         if outcome != host {
             return Err(complain("verdict", &outcome, &host));
@@ -77,7 +82,7 @@ impl<'a> Pair<'a> {
             );
             return Err(complain("bytes", &"see", &"below") + "\n" + &frames);
         }
-        if outcome == Outcome::Forward && is_sound(frame) && !is_sound(&in_kernel) {
+        if is_translated(outcome) && is_sound(frame) && !is_sound(&in_kernel) {
             return Err(complain("checksum", &describe(&in_kernel), &"agrees"));
         }
         for flow in self.touched() {
@@ -93,15 +98,35 @@ impl<'a> Pair<'a> {
 
     /// Lets the host choose the external port that the kernel chose.
     fn follow(&mut self, before: &[u8], after: &[u8], outcome: Outcome) {
-        if !matches!(outcome, Outcome::Forward | Outcome::Drop(DropReason::PortsExhausted)) {
+        let translated = is_translated(outcome);
+        if !translated && outcome != Outcome::Drop(DropReason::PortsExhausted) {
             (self.host.v4.random, self.host.v6.random) = (Random::Xorshift(1), Random::Xorshift(1));
             return;
         }
         let (before, after) = (decode_whole(before), decode_whole(after));
-        let chosen = (outcome == Outcome::Forward).then_some(after.as_ref().ok()).flatten();
+        let chosen = translated.then_some(after.as_ref().ok()).flatten();
         let config = self.host.config();
         self.host.v4.random = choice::<V4>(before.as_ref().ok(), chosen, &config);
         self.host.v6.random = choice::<V6>(before.as_ref().ok(), chosen, &config);
+    }
+
+    /// As [`Pair::follow`], where only the kernel's maps tell what it chose: the packet is unchanged.
+    fn follow_replay(&mut self, direction: Direction, frame: &[u8]) {
+        let Ok(before) = decode_whole(frame) else { return };
+        let flow = Flow {
+            source: before.from(),
+            destination: before.to(),
+            protocol: before.protocol,
+            direction: direction as u8,
+        };
+        let Some(entry) = self.kernel.session(&flow) else { return };
+        let config = self.host.config();
+        let chosen = Some(entry.translated);
+        let id = renumbered(self.kernel.v4(), &before, direction)
+            .or_else(|| renumbered(self.kernel.v6(), &before, direction))
+            .unwrap_or_default();
+        self.host.v4.random = chosen_by::<V4>(Some(&before), chosen, id, &config);
+        self.host.v6.random = chosen_by::<V6>(Some(&before), chosen, id, &config);
     }
 
     fn touched(&self) -> Vec<Flow> {
@@ -145,6 +170,27 @@ impl<'a> Pair<'a> {
     }
 }
 
+/// The identification that a datagram gets, once its first fragment has come.
+fn renumbered<F: Notation>(
+    store: &mut dyn Store<F>,
+    first: &Decoded,
+    direction: Direction,
+) -> Option<u32> {
+    let mut datagrams = store.datagrams().into_iter();
+    let is_of = |key: &DatagramKey<F>| {
+        key.identification == first.fragment.0
+            && key.direction == direction as u8
+            && [key.source, key.destination].map(F::to_ip) == [first.source, first.destination]
+            && (key.protocol == 0 || key.protocol == first.protocol)
+    };
+    datagrams.find_map(|(key, datagram)| is_of(&key).then_some(datagram.identification))
+}
+
+/// Whether a packet leaves, whole or in fragments.
+fn is_translated(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Forward | Outcome::Pass(PassReason::Fragmented))
+}
+
 fn passed_over<F: Notation>(tables: &SimTables<F>) -> Result<(), String> {
     match &tables.random {
         Random::Follow(Choice { free, taken, remembered: false, .. }) if *free > 0 => {
@@ -160,14 +206,20 @@ fn choice<F: Notation>(
     after: Option<&Decoded>,
     config: &Config,
 ) -> Random<F> {
-    let external = after.and_then(|after| {
-        let from = after.from();
-        Some((F::from_ip(from.ip())?, from.port()))
-    });
-    let destination = after.and_then(|after| {
-        let to = after.to();
-        Some((F::from_ip(to.ip())?, to.port()))
-    });
+    let identification = after.map_or(0, |after| after.fragment.0);
+    chosen_by(before, after.map(|after| (after.from(), after.to())), identification, config)
+}
+
+/// The choice that turned `before` into a packet between the ends `after`.
+fn chosen_by<F: Notation>(
+    before: Option<&Decoded>,
+    after: Option<(SocketAddr, SocketAddr)>,
+    identification: u32,
+    config: &Config,
+) -> Random<F> {
+    let of_family = |end: SocketAddr| Some((F::from_ip(end.ip())?, end.port()));
+    let external = after.and_then(|(from, _)| of_family(from));
+    let destination = after.and_then(|(_, to)| of_family(to));
     let seed = before.zip(external).map_or(0, |(before, (_, port))| {
         let classes = has_port_classes(before.protocol);
         let range = PortRange::for_source(classes, before.from().port(), config);
@@ -175,7 +227,6 @@ fn choice<F: Notation>(
         let offset = u64::from(port.saturating_sub(range.candidate(0)));
         ((offset << 32).div_ceil(u64::from(range.size()))) as u32
     });
-    let identification = after.map_or(0, |after| after.fragment.0);
     Random::Follow(Choice {
         seed,
         external,

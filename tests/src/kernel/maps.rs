@@ -1,16 +1,19 @@
 //! The maps of a loaded object.
 #![allow(unsafe_code, reason = "values of maps as bytes")]
 
+use std::os::fd::AsFd as _;
+
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{HashMap, IterableMap as _, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use gateway_common::family::{Family, V4, V6};
+use gateway_common::nexthop::NextHopGroup;
 use gateway_common::records::{
     Backend, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Draining, Eip, Fip, FipKey,
-    Host, Mapping, MappingKey, Neighbor, Pool, Record, Rule, Session, Slots, SnatKey, Ticks,
-    XdpFacts,
+    HeldKey, Host, Mapping, MappingKey, Neighbor, Pool, Record, Rule, Session, Slots, SnatKey,
+    Ticks, XdpFacts,
 };
 use gateway_common::tuple::Tuple;
 use gateway_common::verdict::NextHop;
@@ -43,11 +46,14 @@ macro_rules! pods {
 
 const fn is_record<T: Record>() {}
 
-pods!(Config, Counter, Datagram, Draining, Eip, Host, Neighbor, Rule, Slots, XdpFacts; Backend, DatagramKey, Dnat, DnatKey, Fip, FipKey, Mapping, MappingKey, NextHop, Pool, Session, Tuple);
+pods!(Config, Counter, Datagram, Draining, Eip, Host, Neighbor, Rule, Slots, XdpFacts; Backend, DatagramKey, Dnat, DnatKey, Fip, FipKey, HeldKey, Mapping, MappingKey, NextHop, NextHopGroup, Pool, Session, Tuple);
+
+/// The session map of a family.
+pub(crate) type SessionMap<F> = HashMap<MapData, Raw<Tuple<F>>, Raw<Session<F>>>;
 
 /// The maps of one family.
 pub(super) struct FamilyMaps<F: Notation> {
-    sessions: HashMap<MapData, Raw<Tuple<F>>, Raw<Session<F>>>,
+    sessions: SessionMap<F>,
     fips: HashMap<MapData, Raw<FipKey<F>>, Raw<Fip<F>>>,
     dnats: HashMap<MapData, Raw<DnatKey<F>>, Raw<Dnat<F>>>,
     slots: HashMap<MapData, Raw<DnatKey<F>>, Raw<Slots>>,
@@ -58,6 +64,8 @@ pub(super) struct FamilyMaps<F: Notation> {
     mappings: HashMap<MapData, Raw<MappingKey<F>>, Raw<Mapping<F>>>,
     exhausted: HashMap<MapData, Raw<Tuple<F>>, Ticks>,
     fragments: HashMap<MapData, Raw<DatagramKey<F>>, Raw<Datagram>>,
+    held: HashMap<MapData, Raw<HeldKey<F>>, [u8; 2048]>,
+    next_hops: HashMap<MapData, u32, Raw<NextHopGroup<F>>>,
 }
 
 impl<F: Notation> FamilyMaps<F> {
@@ -76,7 +84,20 @@ impl<F: Notation> FamilyMaps<F> {
             mappings: take(ebpf, &named("MAPPINGS"))?,
             exhausted: take(ebpf, &named("EXHAUSTED"))?,
             fragments: take(ebpf, &named("FRAGMENTS"))?,
+            held: take(ebpf, &named("HELD"))?,
+            next_hops: take(ebpf, &named("NEXT_HOPS"))?,
         })
+    }
+
+    /// Another handle on the session map.
+    pub(super) fn another_handle(&self) -> Result<SessionMap<F>> {
+        let fd = self.sessions.map().fd().as_fd().try_clone_to_owned()?;
+        Ok(HashMap::try_from(aya::maps::Map::HashMap(MapData::from_fd(fd)?))?)
+    }
+
+    /// Whether a later fragment waits for its first one.
+    pub(super) fn holds(&self) -> bool {
+        self.held.keys().next().is_some()
     }
 
     /// Empties them.
@@ -90,6 +111,7 @@ impl<F: Notation> FamilyMaps<F> {
         empty(&mut self.backends);
         empty(&mut self.mappings);
         empty(&mut self.exhausted);
+        empty(&mut self.next_hops);
         self.forget_fragments();
         let keys: Vec<_> = self.snats.keys().collect::<Result<_, _>>().expect("keys");
         for key in keys {
@@ -147,12 +169,22 @@ impl<F: Notation> Store<F> for FamilyMaps<F> {
         }
     }
 
+    fn set_next_hops(&mut self, side: u32, group: Option<NextHopGroup<F>>) {
+        set(&mut self.next_hops, side, group.map(Raw));
+    }
+
     fn set_session(&mut self, key: &Tuple<F>, session: Option<Session<F>>) {
         set(&mut self.sessions, Raw(*key), session.map(Raw));
     }
 
     fn forget_fragments(&mut self) {
         empty(&mut self.fragments);
+        empty(&mut self.held);
+    }
+
+    fn datagrams(&mut self) -> Vec<(DatagramKey<F>, Datagram)> {
+        let entries = self.fragments.iter().map(|entry| entry.map(|(key, value)| (key.0, value.0)));
+        entries.collect::<Result<_, _>>().expect("entries")
     }
 
     fn session(&mut self, key: &Tuple<F>) -> Option<Session<F>> {

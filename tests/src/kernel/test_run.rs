@@ -6,6 +6,7 @@
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use anyhow::{Result, bail};
+use gateway_common::fragment::HELD_BYTES;
 
 /// The command of `bpf(2)`.
 const BPF_PROG_TEST_RUN: i32 = 10;
@@ -113,7 +114,8 @@ fn run_with(
     context: &[u8],
     count: u32,
 ) -> Result<(Answer, u32)> {
-    let mut output = vec![0; frame.bytes.len() + 64];
+    // A held fragment that comes in again is put together in the frame of the first one.
+    let mut output = vec![0; frame.bytes.len().max(HELD_BYTES as usize) + 64];
     let mut attributes = Attributes {
         prog_fd: program.as_raw_fd() as u32,
         data_size_in: frame.bytes.len() as u32,

@@ -5,10 +5,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
 use aya::programs::SchedClassifier;
-use gateway_common::tuple::Direction;
+use gateway_common::family::{Family, V4, V6};
+use gateway_common::tuple::{Direction, Tuple};
+use gateway_userspace::dataplane::sweep::frames;
 use nix::sched::{CloneFlags, setns};
 
 use super::Tc;
+use super::maps::SessionMap;
 use super::test_run::{self, Frame};
 use crate::harness::routes::Links;
 
@@ -17,6 +20,7 @@ pub struct Worker {
     internal: OwnedFd,
     external: OwnedFd,
     sweeps: [OwnedFd; 2],
+    sessions: (SessionMap<V4>, SessionMap<V6>),
     namespace: File,
     links: Links,
 }
@@ -36,6 +40,7 @@ impl Worker {
             internal: program("tc_internal")?,
             external: program("tc_external")?,
             sweeps: [program("sweep_v4")?, program("sweep_v6")?],
+            sessions: (tc.v4.another_handle()?, tc.v6.another_handle()?),
             namespace: File::open("/proc/thread-self/ns/net")?,
             links: tc.links,
         })
@@ -49,15 +54,23 @@ impl Worker {
         setns(&self.namespace, CloneFlags::CLONE_NEWNET).context("failed to enter a namespace")
     }
 
-    /// Ends the sessions that are over.
+    /// Ends the sessions that are over. Returns how many.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn sweep(&self) -> Result<()> {
-        let ifindex = self.links.internal;
-        let frame =
-            Frame { bytes: &[0; 64], ifindex, segment_bytes: None, checksum_complete: false };
-        self.sweeps.iter().try_for_each(|sweep| test_run::run(sweep.as_fd(), &frame).map(drop))
+    pub fn sweep(&self) -> Result<u32> {
+        let ended = self.run(&self.sweeps[0], &frames::<V4>(&keys(&self.sessions.0)))?;
+        Ok(ended + self.run(&self.sweeps[1], &frames::<V6>(&keys(&self.sessions.1)))?)
+    }
+
+    fn run(&self, sweep: &OwnedFd, frames: &[Vec<u8>]) -> Result<u32> {
+        let mut ended = 0;
+        for bytes in frames {
+            let ifindex = self.links.internal;
+            let frame = Frame { bytes, ifindex, segment_bytes: None, checksum_complete: false };
+            ended += test_run::run(sweep.as_fd(), &frame)?.code;
+        }
+        Ok(ended)
     }
 
     /// Sends a frame; returns what the program returned, and the frame as it is then.
@@ -77,4 +90,10 @@ impl Worker {
         };
         test_run::run(program.as_fd(), &frame).map(|answer| (answer.code, answer.bytes))
     }
+}
+
+/// The keys that a walk meets while entries come and go; it may meet some twice.
+fn keys<F: Family>(sessions: &SessionMap<F>) -> Vec<Tuple<F>> {
+    const MOST: usize = 1 << 20;
+    sessions.keys().take(MOST).filter_map(|key| key.ok().map(|key| key.0)).collect()
 }

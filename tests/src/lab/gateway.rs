@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -26,9 +26,11 @@ const READY: Duration = Duration::from_secs(20);
 pub struct Settings {
     /// The `vpc-gateway` binary.
     pub binary: PathBuf,
-    /// Name of the `VpcNatGateway` object.
+    /// Name of the `VpcNatGateway` object, or of the replica.
     pub name: String,
-    /// Manifest file or directory.
+    /// Name of the `VpcEgressGateway` object, for a replica.
+    pub object: Option<String>,
+    /// Manifest file or directory; empty if the arguments name another source.
     pub config: PathBuf,
     /// More arguments of `run`.
     pub arguments: Vec<String>,
@@ -74,7 +76,11 @@ impl Gateway {
         Self::prepare_in(&lab.gateway, &lab.scratch, settings)
     }
 
-    fn prepare_in(netns: &Netns, scratch: &Scratch, settings: Settings) -> Result<Self> {
+    /// As [`Gateway::prepare`], in any namespace.
+    ///
+    /// # Errors
+    /// The clean-up cannot be registered.
+    pub fn prepare_in(netns: &Netns, scratch: &Scratch, settings: Settings) -> Result<Self> {
         let (binary, name) = (settings.binary.clone(), settings.name.clone());
         let state = scratch.join(&format!("state-{name}"));
         let (path, directory) = (netns.path(), state.clone());
@@ -115,8 +121,11 @@ impl Gateway {
     /// The command line of `run`, for a daemon or for a second one that should be refused.
     pub fn run_command(&self, external: &str) -> Command {
         let mut command = Command::new(&self.settings.binary);
-        command.arg("run").args(["--gateway", self.name()]);
-        command.arg("--config").arg(&self.settings.config);
+        let object = self.settings.object.as_deref().unwrap_or(self.name());
+        command.arg("run").args(["--gateway", object]);
+        if !self.settings.config.as_os_str().is_empty() {
+            command.arg("--config").arg(&self.settings.config);
+        }
         command.args(["--internal", "eth0", "--external", external]);
         command.arg("--netns").arg(&self.netns).arg("--state-dir").arg(&self.state);
         command.args(&self.settings.arguments);
@@ -129,11 +138,27 @@ impl Gateway {
     /// It ends early or is not ready in time; the error carries its log.
     pub fn restart(&mut self) -> Result<Duration> {
         let started = Instant::now();
+        self.launch()?;
+        self.await_ready()?;
+        Ok(started.elapsed())
+    }
+
+    /// Starts the daemon without waiting for anything.
+    ///
+    /// # Errors
+    /// There is no such program.
+    pub fn launch(&mut self) -> Result<()> {
         self.daemon = Some(Process::start(&mut self.run_command("net1"), &self.log)?);
-        match self.wait_until_ready() {
-            Ok(()) => Ok(started.elapsed()),
-            Err(error) => bail!("{error:#}; its log:\n{}", self.log().trim_end()),
-        }
+        Ok(())
+    }
+
+    /// Waits until the daemon has applied a complete state.
+    ///
+    /// # Errors
+    /// It ends early or is not ready in time; the error carries its log.
+    pub fn await_ready(&mut self) -> Result<()> {
+        self.wait_until_ready()
+            .map_err(|error| anyhow!("{error:#}; its log:\n{}", self.log().trim_end()))
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -159,6 +184,14 @@ impl Gateway {
     /// Process id of the daemon.
     pub fn pid(&self) -> Option<u32> {
         self.daemon.as_ref().map(Process::pid)
+    }
+
+    /// Sends a signal to the daemon.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.daemon.as_ref().context("the daemon does not run")?.signal(signal)
     }
 
     /// Kills the daemon with SIGKILL.
@@ -222,11 +255,23 @@ impl Gateway {
         serde_json::from_str(&text).with_context(|| format!("`{verb} --json` printed {text}"))
     }
 
-    fn verb_command(&self, verb: &str, arguments: &[&str]) -> Command {
+    /// The command line of another verb.
+    pub fn verb_command(&self, verb: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.settings.binary);
         command.args([verb, "--gateway", self.name()]);
         command.arg("--state-dir").arg(&self.state).args(arguments);
         command
+    }
+
+    /// The status as the daemon wrote it, ready or not.
+    ///
+    /// # Errors
+    /// It has not written any.
+    pub fn status(&self) -> Result<Value> {
+        let path = self.state.join(self.name()).join("status.json");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("failed to read {}", path.display()))?;
+        Ok(serde_json::from_str(&text)?)
     }
 
     /// What helps to understand a failure: log, status, drops, sessions.

@@ -178,7 +178,11 @@ pub fn random_file(path: &Path, megabytes: u32) -> Result<()> {
     Ok(())
 }
 
-fn sha256(path: &Path) -> Result<String> {
+/// The SHA-256 sum of a file.
+///
+/// # Errors
+/// It cannot be read.
+pub fn sha256(path: &Path) -> Result<String> {
     let line = netns::run(Command::new("sha256sum").arg(path))?;
     line.split_whitespace().next().map(str::to_owned).context("no output of sha256sum")
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::addresses::{A, B, D, LAN, VPC_NET, VPC_NET_2, v6};
+use super::addresses::{A, B, D, LAN, ROUTER, VPC_NET, VPC_NET_2, v6};
 use super::echo::ECHO_PORT;
 use super::http::HTTP_PORT;
 use super::packet_table::Ip;
@@ -163,6 +163,37 @@ impl Manifests {
             self.rules(*ip, &mut out);
         }
         out
+    }
+
+    /// The same as verbs of `vpc-gateway exec`, each with its rules.
+    pub fn verbs(&self) -> Vec<(&'static str, Vec<String>)> {
+        let families: &[Ip] = if self.ipv6 { &Ip::ALL } else { &[Ip::V4] };
+        let mut verbs = Vec::new();
+        for ip in families {
+            let length = if *ip == Ip::V6 { 64 } else { 24 };
+            let cidr = |cidr: &str| if *ip == Ip::V6 { v6_cidr(cidr) } else { cidr.to_owned() };
+            let eip = |name: &str| {
+                let (_, v4) = self.eips.iter().find(|(eip, _)| eip == name).expect("an EIP");
+                ip.address(*v4)
+            };
+            let fips = self.fips.iter();
+            let fips = fips.map(|(name, to)| format!("{},{}", eip(name), ip.address(*to)));
+            let snats = self.snats.iter();
+            let snats = snats.map(|(name, net)| format!("{},{}", eip(name), cidr(net)));
+            let dnats = self.dnats.iter().map(|dnat| {
+                let (eip, to) = (eip(&dnat.eip), ip.address(*dnat.to.ip()));
+                format!("{eip},{},{},{to},{}", dnat.port, dnat.protocol, dnat.to.port())
+            });
+            let eips = self.eips.iter().map(|(_, v4)| format!("{}/{length}", ip.address(*v4)));
+            let route = format!("{},{}", cidr(VPC_NET_2), ip.address(ROUTER));
+            // As the queues of the controller may have it: rules before their EIPs.
+            verbs.push(("floating-ip-add", fips.collect()));
+            verbs.push(("dnat-add", dnats.collect()));
+            verbs.push(("snat-add", snats.collect()));
+            verbs.push(("subnet-route-add", vec![route]));
+            verbs.push(("eip-add", eips.collect()));
+        }
+        verbs
     }
 
     fn rules(&self, ip: Ip, out: &mut String) {

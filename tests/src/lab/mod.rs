@@ -1,23 +1,31 @@
 //! A laboratory of network namespaces: topology, real servers, probes, captures, a gateway to run.
 
 pub mod addresses;
+pub mod capabilities;
 pub mod capture;
 pub mod checks;
 pub mod cleanup;
 pub mod echo;
+pub mod egress;
 pub mod flood;
 pub mod frr;
 pub mod gateway;
 pub mod http;
+pub mod kube;
+pub mod load;
 pub mod manifests;
 pub mod netns;
+pub mod node;
 pub mod packet_table;
 pub mod perf;
 pub mod pinger;
 pub mod pins;
+pub mod pod;
 pub mod probe;
 pub mod process;
+pub mod routers;
 pub mod running;
+pub mod scrape;
 pub mod scratch;
 pub mod table_run;
 pub mod tier;

@@ -51,6 +51,16 @@ pub fn frr() -> bool {
     granted(super::frr::available()).is_some()
 }
 
+/// The binary under test, if there is an API server to run it with. Otherwise prints why the test is
+/// skipped.
+///
+/// # Panics
+/// A precondition is missing and [`REQUIRE`] is 1.
+pub fn cluster() -> Option<PathBuf> {
+    granted(super::kube::assets())?;
+    gateway()
+}
+
 fn granted<T>(outcome: Result<T>) -> Option<T> {
     match outcome {
         Ok(value) => Some(value),

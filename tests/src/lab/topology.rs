@@ -158,6 +158,36 @@ impl Topology {
         ])
     }
 
+    /// A new namespace in place of the gateway's, with new interfaces where the old ones were: what a
+    /// container runtime does when a pod is made anew. What runs in the old one keeps it.
+    ///
+    /// # Errors
+    /// Missing privilege or kernel feature.
+    pub fn replace_gateway(&mut self) -> Result<()> {
+        let fresh = Netns::create(&format!("{}-anew", self.gateway.name()))?;
+        self.gateway.ip_batch(&["link delete eth0".into(), "link delete net1".into()])?;
+        self.gateway = fresh;
+        forward(&self.gateway)?;
+        let (router, gateway) = (&self.router, &self.gateway);
+        router.ip_batch(&[
+            veth("eth0", gateway.name(), "to-gateway", router.name()),
+            "link set to-gateway master br-net1 up".into(),
+            "neigh flush dev br-net1".into(),
+        ])?;
+        // A bridge takes the lowest MAC address of its ports. OVN's router keeps its own.
+        self.vpc_hosts()
+            .into_iter()
+            .try_for_each(|host| host.ns.ip("neigh flush dev eth0").map(drop))?;
+        gateway.ip_batch(&address("eth0", LAN))?;
+        let outside = &self.x.ns;
+        let mut lines = vec![veth("net1", gateway.name(), "ext", outside.name())];
+        lines.extend(address("ext", X));
+        lines.push(format!("route add 10.0.0.0/16 via {WAN}"));
+        lines.push(format!("route add fd00:10::/32 via {}", v6(WAN)));
+        outside.ip_batch(&lines)?;
+        gateway.ip_batch(&address_and_default("net1", WAN, X))
+    }
+
     /// All namespaces.
     pub fn namespaces(&self) -> impl Iterator<Item = &Netns> {
         let hosts = self.hosts().into_iter().map(|host| &host.ns);

@@ -67,6 +67,7 @@ impl World {
         Ok(Settings {
             binary: binary.to_owned(),
             name: manifests.gateway.clone(),
+            object: None,
             config: self.net.scratch.join("config"),
             arguments: arguments.iter().map(ToString::to_string).collect(),
         })

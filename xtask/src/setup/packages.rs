@@ -23,7 +23,7 @@ pub(crate) struct Program {
     pub(crate) optional: bool,
 }
 
-const fn program(
+pub(crate) const fn program(
     command: &'static str,
     packages: &'static [&'static str],
     purpose: &'static str,
@@ -92,8 +92,10 @@ pub(crate) fn install(missing: &[&Program]) -> Result<()> {
         result = install_packages(privilege, &packages);
     }
     drop(policy);
-    if packages.iter().any(|package| package.starts_with("nginx")) {
-        disable_nginx(privilege);
+    for (package, service) in [("nginx", "nginx"), ("etcd-server", "etcd")] {
+        if packages.iter().any(|installed| installed.starts_with(package)) {
+            disable(privilege, service);
+        }
     }
     let gone = |program: &&&Program| process::find(program.command).is_none();
     let missing: Vec<&Program> = missing.iter().filter(gone).copied().collect();
@@ -149,14 +151,14 @@ fn apt_get(privilege: Privilege) -> Command {
 
 /// Tests start servers of their own inside namespaces: none of this machine must come with them, not
 /// even at its next start.
-fn disable_nginx(privilege: Privilege) {
+fn disable(privilege: Privilege, service: &str) {
     if process::find("systemctl").is_none() {
         return;
     }
     for verb in ["disable", "stop"] {
         // Where no such unit is known, or no systemd runs, there is nothing to do.
         let mut command = privilege.command("systemctl", &[]);
-        let _ = process::read(command.args(["--quiet", verb, "nginx"]));
+        let _ = process::read(command.args(["--quiet", verb, service]));
     }
 }
 

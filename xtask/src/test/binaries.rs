@@ -34,6 +34,8 @@ impl Binary {
         let named = |names: &[&str]| names.iter().any(|name| self.target.starts_with(name));
         if named(&["netns", "demo"]) {
             Tier::Netns
+        } else if named(&["kube"]) {
+            Tier::Kube
         } else if named(&["packet", "datapath", "differential", "verifier"]) {
             Tier::Packet
         } else {

@@ -65,7 +65,10 @@ fn names(image: &MapImage) -> BTreeMap<IpAddr, BTreeSet<String>> {
     let mut names: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for (id, content) in image.contents() {
         let (Content::Fip { eip, .. } | Content::Dnat { eip, .. } | Content::Snat { eip, .. }) =
-            content;
+            content
+        else {
+            continue;
+        };
         names.entry(eip).or_default().extend(image.rules.get(&id).map(name_of));
     }
     names

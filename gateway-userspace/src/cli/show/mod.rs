@@ -6,6 +6,7 @@ pub(super) mod drops;
 pub(super) mod eips;
 pub(super) mod hosts;
 pub(super) mod nexthops;
+mod routers;
 pub(super) mod rules;
 pub(super) mod sessions;
 pub(super) mod status;
@@ -36,6 +37,9 @@ pub(super) enum Nothing {
     /// No gateway of that name.
     #[error("gateway {0} does not run here")]
     NotThere(String),
+    /// A gateway without next-hop groups.
+    #[error("gateway {0} has no next-hop groups; its routes decide")]
+    NoNextHops(String),
     /// No gateway at all.
     #[error("no gateway runs here")]
     None,

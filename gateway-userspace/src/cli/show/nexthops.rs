@@ -6,7 +6,7 @@ use anyhow::Result;
 use gateway_common::verdict::DropReason;
 use serde::Serialize;
 
-use super::{Nothing, ShowOptions};
+use super::ShowOptions;
 use crate::cli::table::Table;
 use crate::cli::{print, print_json};
 use crate::dataplane::pins::Pins;
@@ -19,7 +19,12 @@ use crate::egress::report::{FILE, Report};
 #[command(after_help = "\
 SHARE is the part of all flows that a next hop gets while it has these slots.
 
-Exit codes: 0 every group has a living next hop, 1 one has none, or no selector runs here, 2 error.")]
+With a selector here (`vpc-gateway select`), its groups; else those of a gateway: FLOWS, PACKETS and BYTES are \
+those of open sessions, each direction by the router that it leaves by. A gateway has groups by annotations of \
+its object: vpc-gateway.io/external-next-hops and internal-next-hops (addresses, `weight N` after each), \
+next-hop-hash (5-tuple, source), next-hop-bfd (off, on, minRX/minTX/multiplier in ms), next-hop-return (stay, move).
+
+Exit codes: 0 every group has a living next hop, 1 one has none, or there are no groups here, 2 error.")]
 pub struct Options {
     #[command(flatten)]
     show: ShowOptions,
@@ -31,6 +36,8 @@ struct Shown {
     groups: Vec<Group>,
     /// Packets without a living next hop, dropped.
     dropped: u64,
+    /// Packets that a policy route drops.
+    denied: u64,
     problems: Vec<String>,
 }
 
@@ -56,7 +63,7 @@ pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
     let state = options.show.state.directory(&name)?;
     let pins = Pins::of_selector(&name);
     let Some(report) = state.load::<Report>(FILE)? else {
-        return Err(Nothing::NotThere(name).into());
+        return super::routers::run(&options.show);
     };
     let maps = Maps::open(&pins)?;
     let group = |group: GroupStatus| -> Result<Group> {
@@ -71,6 +78,7 @@ pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
         interfaces: report.interfaces,
         groups: report.groups.into_iter().map(group).collect::<Result<_>>()?,
         dropped: maps.counter(DropReason::NoNextHop.counter())?.packets,
+        denied: maps.counter(DropReason::Denied.counter())?.packets,
         problems: report.problems,
     };
     if options.show.json {
@@ -109,8 +117,9 @@ fn text(shown: &Shown) -> String {
     }
     let problems = shown.problems.iter().map(|problem| format!("problem: {problem}\n"));
     format!(
-        "{table}\ndropped for want of a next hop: {} packets\n{}",
+        "{table}\ndropped for want of a next hop: {} packets, by policy routes: {}\n{}",
         shown.dropped,
+        shown.denied,
         problems.collect::<String>()
     )
 }

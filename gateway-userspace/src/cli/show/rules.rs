@@ -78,6 +78,7 @@ fn ends(content: &Content) -> (String, String) {
             SocketAddr::new(*internal, *internal_port).to_string(),
         ),
         Content::Snat { eip, source, options } => (source.to_string(), show_snat(*eip, *options)),
+        Content::Forward { source } => (source.to_string(), "unchanged".to_owned()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `vpc-gateway sessions`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -47,6 +47,10 @@ struct Shown {
     bytes: u64,
     reply_packets: u64,
     reply_bytes: u64,
+    /// The router, or the neighbour, that packets go to; none before the first one.
+    next_hop: Option<IpAddr>,
+    /// The one that replies go to.
+    reply_next_hop: Option<IpAddr>,
 }
 
 #[derive(Debug, Serialize)]
@@ -129,7 +133,13 @@ fn session<F: MapFamily>(
         bytes: original.bytes,
         reply_packets: reply.packets,
         reply_bytes: reply.bytes,
+        next_hop: next_hop(original),
+        reply_next_hop: next_hop(reply),
     }
+}
+
+fn next_hop<F: MapFamily>(session: &Session<F>) -> Option<IpAddr> {
+    (session.egress != 0).then(|| F::decode(session.next_hop))
 }
 
 fn ends<F: MapFamily>(ends: &Endpoints<F>) -> Ends {

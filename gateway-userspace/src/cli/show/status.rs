@@ -1,5 +1,6 @@
 //! `vpc-gateway status`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -9,10 +10,12 @@ use serde::Serialize;
 use super::{Nothing, ShowOptions};
 use crate::cli::table::Table;
 use crate::cli::{print, print_json};
+use crate::clock;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::pins::Pins;
 use crate::dataplane::probe;
-use crate::status::{FILE, Status};
+use crate::status::{FILE, SourceStatus, Status};
+use crate::timeouts::by_name;
 
 /// Options of `vpc-gateway status`.
 #[derive(Debug, clap::Args)]
@@ -33,6 +36,8 @@ struct Shown {
     sessions: u64,
     /// How many there can be.
     max_sessions: usize,
+    /// After how many seconds without a packet sessions end.
+    timeouts: BTreeMap<&'static str, u32>,
     /// How many packets XDP has finished, and how many it has seen.
     xdp: (u64, u64),
     /// How many candidates new sessions took to find their port, since the maps were made.
@@ -53,6 +58,12 @@ fn port_tries(maps: &Maps) -> Result<Vec<PortTries>> {
         Ok(PortTries { tries: tries.as_str(), sessions })
     };
     Tries::ALL.iter().map(counted).collect()
+}
+
+fn timeouts(maps: &Maps) -> Result<BTreeMap<&'static str, u32>> {
+    let config = maps.config()?;
+    let applied = config.generation > 0;
+    Ok(if applied { by_name(config.timeouts) } else { BTreeMap::new() })
 }
 
 /// Exit code 0: ready and running.
@@ -78,6 +89,7 @@ pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
         running: holder.is_some(),
         sessions: maps.as_ref().map_or(Ok(0), Maps::open_sessions)?,
         max_sessions: maps.as_ref().map_or(0, |maps| maps.session_capacity() / 2),
+        timeouts: maps.as_ref().map_or(Ok(BTreeMap::new()), timeouts)?,
         xdp: maps.as_ref().map_or(Ok((0, 0)), Maps::xdp_share)?,
         port_tries: maps.as_ref().map_or(Ok(Vec::new()), port_tries)?,
         status,
@@ -88,6 +100,18 @@ pub(in crate::cli) fn run(options: &Options) -> Result<ExitCode> {
         print(text(&shown))?;
     }
     Ok(ExitCode::from(u8::from(!(shown.running && shown.status.ready))))
+}
+
+fn source(source: &SourceStatus) -> String {
+    let objects: usize = source.objects.values().sum();
+    match (source.synced, source.trouble_since) {
+        (false, _) => format!("waits for the first list of {}", source.waits_for.join(", ")),
+        (true, Some(since)) => {
+            let seconds = clock::unix_seconds().saturating_sub(since);
+            format!("{objects} objects; cannot be watched for {seconds} s, the last state stays")
+        }
+        (true, None) => format!("watched, {objects} objects"),
+    }
 }
 
 fn text(shown: &Shown) -> String {
@@ -110,6 +134,25 @@ fn text(shown: &Shown) -> String {
         shown.max_sessions,
         status.pins.display(),
     );
+    if shown.running && !status.capabilities.is_empty() {
+        text.push_str(&format!("privilege   {}\n", status.capabilities.join(", ")));
+    }
+    if let Some(server) = &status.source.server {
+        text.push_str(&format!("source      {server} ({})\n", source(&status.source)));
+    }
+    if !shown.timeouts.is_empty() {
+        let list: Vec<_> =
+            shown.timeouts.iter().map(|(name, seconds)| format!("{name} {seconds}")).collect();
+        text.push_str(&format!("timeouts    {} s\n", list.join(", ")));
+    }
+    if let Some(sweep) = &status.last_sweep {
+        text.push_str(&format!(
+            "last sweep  {:.1} ms: {} sessions ended, longest run of a program {} us\n",
+            sweep.duration_us as f64 / 1e3,
+            sweep.ended,
+            sweep.longest_run_us,
+        ));
+    }
     if let (finished, seen @ 1..) = shown.xdp {
         let percent = finished as f64 * 100.0 / seen as f64;
         text.push_str(&format!(

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::{Bench, burst, open_all, spaced};
+use super::{Bench, REPEATS, burst, open_all, spaced};
 use crate::bench::plan::Kind;
 use crate::bench::report::Unit;
 use crate::bench::rules::Rules;
@@ -51,7 +51,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             let refused = (opened.sent - opened.received) as f64;
             bench.report.add(NAME, &rows[2].0, way, rows[2].1, refused);
         }
-        for _ in 0..bench.repeats() {
+        for _ in 0..REPEATS {
             for subject in &mut subjects.ready {
                 let burst = burst(subject, Kind::Snat, sessions, 60, bench.burst())?;
                 bench.report.add(NAME, &rows[1].0, subject.way.name(), rows[1].1, burst.mpps());

@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 
-use super::{Bench, Subjects, burst, open_all, spaced};
+use super::{Bench, REPEATS, Subjects, burst, open_all, spaced};
 use crate::bench::plan::Kind;
 use crate::bench::report::Unit;
 use crate::bench::rules::Rules;
@@ -35,6 +35,7 @@ pub fn name(kind: Kind, flows: u32, frame_bytes: u32) -> String {
     format!("{}, {} flows, {frame_bytes} bytes", kind.name(), spaced(flows.into()))
 }
 
+/// One thing at a time differs from 1 000 SNAT flows of 60 bytes; IPv6 and DNAT have many flows too in a full run.
 fn cases(quick: bool) -> Vec<Case> {
     let case = |kind, flows, frame_bytes| Case { kind, flows, frame_bytes };
     let mut cases = vec![
@@ -49,11 +50,8 @@ fn cases(quick: bool) -> Vec<Case> {
     ];
     if !quick {
         cases.extend([
-            case(Kind::Snat6, 1, 60),
-            case(Kind::Snat, 100_000, 1400),
-            case(Kind::Dnat(1), 100_000, 60),
             case(Kind::Snat6, 100_000, 60),
-            case(Kind::Dnat(1), 1_000_000, 60),
+            case(Kind::Dnat(1), 100_000, 60),
             case(Kind::Snat6, 1_000_000, 60),
         ]);
     }
@@ -95,7 +93,7 @@ fn measure(bench: &mut Bench, subjects: &mut Subjects, case: Case) -> Result<()>
             }
         }
     }
-    for _ in 0..bench.repeats() {
+    for _ in 0..REPEATS {
         for subject in &mut taking_part {
             let burst = burst(subject, case.kind, case.flows, case.frame_bytes, bench.burst())?;
             bench.report.add(NAME, &row, subject.way.name(), Unit::Mpps, burst.mpps());

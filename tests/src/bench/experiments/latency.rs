@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::Bench;
+use super::{Bench, REPEATS};
 use crate::bench::plan::X;
 use crate::bench::report::Unit;
 use crate::bench::rig::{path_cpu, pin};
@@ -44,7 +44,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         subjects.note_absent(&mut bench.report, NAME, row, Unit::Micros);
     }
     let requests = bench.pick(5_000, 50_000);
-    for _ in 0..bench.repeats() {
+    for _ in 0..REPEATS {
         for subject in &mut subjects.ready {
             let mut times = round_trips(subject, requests)?;
             times.sort_unstable();

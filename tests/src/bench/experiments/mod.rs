@@ -2,11 +2,15 @@
 
 pub mod bulk;
 pub mod capacity;
+pub mod cluster;
 pub mod established;
+pub mod exec;
 pub mod latency;
 pub mod memory;
+pub mod next_hops;
 pub mod opening;
 pub mod outage;
+pub mod ports;
 pub mod programs;
 pub mod rule_load;
 
@@ -29,52 +33,89 @@ pub struct Experiment {
     pub about: &'static str,
     /// Measures.
     pub run: fn(&mut Bench) -> Result<()>,
+    /// Whether it only runs when it is named.
+    pub on_demand: bool,
+}
+
+impl Experiment {
+    const fn new(
+        name: &'static str,
+        about: &'static str,
+        run: fn(&mut Bench) -> Result<()>,
+    ) -> Self {
+        Self { name, about, run, on_demand: false }
+    }
 }
 
 /// All of them, in the order in which they run.
-pub const ALL: [Experiment; 9] = [
+pub const ALL: [Experiment; 13] = [
+    Experiment::new(
+        programs::NAME,
+        "nanoseconds in the programs alone, on the hit path and on the open path",
+        programs::run,
+    ),
+    Experiment::new(
+        established::NAME,
+        "packets per second of open flows, all on one core with generator and sink",
+        established::run,
+    ),
+    Experiment::new(
+        opening::NAME,
+        "new sessions per second with 0 to 100 000 port forwards, and their end",
+        opening::run,
+    ),
+    Experiment::new(
+        bulk::NAME,
+        "TCP bulk, one and eight streams, over veth and macvlan",
+        bulk::run,
+    ),
+    Experiment::new(
+        latency::NAME,
+        "round trips of small UDP requests: p50, p99, p99.9",
+        latency::run,
+    ),
+    Experiment::new(
+        rule_load::NAME,
+        "rules from YAML to active: 100 to 100 000, and one change among them",
+        rule_load::run,
+    ),
+    Experiment::new(
+        exec::NAME,
+        "a verb in a gateway pod: dnat-add with 10 000 rules present, eip-add",
+        exec::run,
+    ),
+    Experiment::new(
+        ports::NAME,
+        "filling a range of ports towards one remote: who gets one, after how many tries",
+        ports::run,
+    ),
+    Experiment::new(memory::NAME, "memory of open sessions", memory::run),
+    Experiment::new(
+        capacity::NAME,
+        "RFC 9693: filling tables of 64 k to 4 M sessions, and throughput then",
+        capacity::run,
+    ),
+    Experiment::new(
+        outage::NAME,
+        "packets lost while the daemon is killed and started under load",
+        outage::run,
+    ),
+    Experiment::new(
+        next_hops::NAME,
+        "how long the flows of a router that dies are silent, with BFD 3 x 100 ms",
+        next_hops::run,
+    ),
     Experiment {
-        name: programs::NAME,
-        about: "nanoseconds in the programs alone, on the hit path and on the open path",
-        run: programs::run,
-    },
-    Experiment {
-        name: established::NAME,
-        about: "packets per second of open flows, all on one core with generator and sink",
-        run: established::run,
-    },
-    Experiment {
-        name: opening::NAME,
-        about: "new sessions per second with 0 to 100 000 port forwards, and their end",
-        run: opening::run,
-    },
-    Experiment {
-        name: bulk::NAME,
-        about: "TCP bulk, one and eight streams, over veth and macvlan",
-        run: bulk::run,
-    },
-    Experiment {
-        name: latency::NAME,
-        about: "round trips of small UDP requests: p50, p99, p99.9",
-        run: latency::run,
-    },
-    Experiment {
-        name: rule_load::NAME,
-        about: "rules from YAML to active: 100 to 100 000, and one change among them",
-        run: rule_load::run,
-    },
-    Experiment { name: memory::NAME, about: "memory of open sessions", run: memory::run },
-    Experiment {
-        name: capacity::NAME,
-        about: "RFC 9693: filling tables of 64 k to 4 M sessions, and throughput then",
-        run: capacity::run,
-    },
-    Experiment {
-        name: outage::NAME,
-        about: "packets lost while the daemon is killed and started under load",
-        run: outage::run,
+        name: cluster::NAME,
+        about: "1 000 EIPs and 10 000 rules by a real API server, and one change among them",
+        run: cluster::run,
+        on_demand: true,
     },
 ];
+
+/// How often packets per second and latency are measured for each way. A full run takes longer bursts instead
+/// of more of them.
+pub const REPEATS: usize = 3;
 
 /// A run: what it may take, and what it has found.
 #[derive(Debug)]
@@ -86,11 +127,6 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// How often each measurement is repeated.
-    pub fn repeats(&self) -> usize {
-        if self.quick { 3 } else { 9 }
-    }
-
     /// How long a burst of generated frames should take.
     pub fn burst(&self) -> Duration {
         Duration::from_millis(if self.quick { 120 } else { 400 })

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{Bench, Subjects, spaced};
+use super::{Bench, REPEATS, Subjects, spaced};
 use crate::bench::plan::Kind;
 use crate::bench::report::Unit;
 use crate::bench::rules::Rules;
@@ -57,7 +57,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
 fn measure(bench: &mut Bench, subjects: &mut Subjects, row: &str) -> Result<()> {
     subjects.note_absent(&mut bench.report, NAME, row, Unit::Kilo);
     let mut first = 0;
-    for _ in 0..bench.repeats() {
+    for _ in 0..REPEATS {
         for subject in &mut subjects.ready {
             subject.forget_connections()?;
             let (opened, next) = open_for(subject, first, bench.burst())?;
