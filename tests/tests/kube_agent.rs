@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gateway_tests::lab::addresses::{D, ROUTER, WAN, X, Y};
+use gateway_tests::lab::containerd::Containerd;
 use gateway_tests::lab::echo::ECHO_PORT;
 use gateway_tests::lab::gateway::PINS;
 use gateway_tests::lab::kube::ApiServer;
@@ -339,6 +340,76 @@ fn a_pod_that_is_made_anew_under_the_same_name_starts_afresh() {
     );
     let refused = agent.verb(&["agent", "detach"]).expect_err("an agent runs").to_string();
     assert!(refused.contains("an agent runs already"), "{refused}");
+}
+
+#[test]
+fn a_container_runtime_tells_where_pods_are() {
+    let Some(binary) = tier::cluster() else { return };
+    if !tier::containerd() {
+        return;
+    }
+    let mut world = world();
+    let api = first(&world, &binary);
+    let gateway = world.net.name.clone();
+    let name = format!("vpc-nat-gw-{gateway}-0");
+    let pod = Template::nat(NODE, &name, &gateway);
+    let mut runtime = Containerd::start(&world.net.scratch).unwrap_or_else(|e| panic!("{e:#}"));
+    let uid = pod.create(&api).unwrap();
+    let id = runtime.run(pod.namespace, pod.name, &uid, 0).unwrap_or_else(|e| panic!("{e:#}"));
+    world.net.unplug_gateway().unwrap();
+    move_in(&mut world, &runtime, &id);
+    pod.phase(&api, "Running").unwrap();
+
+    // Its cgroups do not have the name of a pod: without the runtime nobody finds it.
+    let mut agent = agent(&api, &world, &binary);
+    agent.start().unwrap();
+    let nowhere = format!("no process in /proc has a cgroup of pod {uid}");
+    must("waiting", &agent, agent.await_said(&nowhere));
+    agent.terminate().unwrap();
+    let socket = format!("unix://{}", runtime.socket().display());
+    agent.environment = vec![("VPC_GATEWAY_CRI".into(), socket)];
+    agent.start().unwrap();
+    must("ready", &agent, agent.await_ready(&pod.data_plane()));
+    await_seen(&agent, &world.net.b, EIP_SNAT);
+
+    // The runtime goes and comes back: that is said, and nobody's traffic notices.
+    let pinger = Pinger::start(&world.net.b.ns, ECHO_Y).unwrap();
+    runtime.kill();
+    must("trouble", &agent, agent.await_said("failed to ask the container runtime at"));
+    runtime.up().unwrap_or_else(|e| panic!("{e:#}"));
+    let fine = wait_until("the end of the trouble", SOON, || {
+        let status = agent.status()?;
+        ensure!(status["problems"] == json!([]), "{status}");
+        Ok(Some(()))
+    });
+    must("fine again", &agent, fine);
+    let tally = pinger.finish().expect("a tally");
+    assert_eq!(tally.lost(), 0, "of {} datagrams", tally.sent);
+
+    // The sandbox is made anew under the same uid, as after the node was restarted.
+    world.net.unplug_gateway().unwrap();
+    runtime.remove(&id).unwrap_or_else(|e| panic!("{e:#}"));
+    let id = runtime.run(pod.namespace, pod.name, &uid, 1).unwrap_or_else(|e| panic!("{e:#}"));
+    move_in(&mut world, &runtime, &id);
+    await_seen(&agent, &world.net.b, EIP_SNAT);
+    assert!(agent.log().contains("has another network namespace now"), "{}", agent.log());
+
+    // Without a sandbox that is ready there is nothing to serve.
+    agent.terminate().unwrap();
+    runtime.remove(&id).unwrap_or_else(|e| panic!("{e:#}"));
+    agent.start().unwrap();
+    must(
+        "waiting",
+        &agent,
+        agent.await_said(&format!("has no sandbox of pod {uid} that is ready")),
+    );
+}
+
+/// The lab's interfaces in the namespace that the runtime has made, and what Kube-OVN's script does.
+fn move_in(world: &mut World, runtime: &Containerd, id: &str) {
+    let namespace = runtime.namespace(id).unwrap_or_else(|e| panic!("{e:#}"));
+    world.net.plug_in(namespace).unwrap_or_else(|e| panic!("{e:#}"));
+    script(&world.net.gateway, &[EIP_SNAT]).unwrap_or_else(|e| panic!("{e:#}"));
 }
 
 /// A pod of an egress gateway in a namespace of its own: what Kube-OVN makes of the objects.

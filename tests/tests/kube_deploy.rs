@@ -51,12 +51,35 @@ fn an_api_server_takes_every_manifest_to_the_letter() {
         }
     }
     apply(&api, &documents("gateway-pod/pod.yaml")[0]).unwrap_or_else(|e| panic!("{e:#}"));
+    with_cri(&api).unwrap_or_else(|e| panic!("{e:#}"));
     with_metrics(&api).unwrap_or_else(|e| panic!("{e:#}"));
     // The API server would have told.
     let mut wrong = documents("base/daemonset.yaml").remove(0);
     wrong["spec"]["template"]["spec"]["hostPid"] = json!(true);
     let refused = apply(&api, &wrong).expect_err("a field that is none").to_string();
     assert!(refused.contains("hostPid"), "{refused}");
+}
+
+/// Merges what `deploy/cri` adds, as kustomize does.
+fn with_cri(api: &ApiServer) -> Result<()> {
+    let patch = documents("cri/daemonset.yaml").remove(0);
+    let path = format!("{}?fieldValidation=Strict&dryRun=All", path_of(&patch));
+    let media = "application/strategic-merge-patch+json";
+    let merged = api.request("PATCH", &path, media, &patch.to_string())?;
+    let pod = merged.pointer("/spec/template/spec").context("a pod")?;
+    let names = |list: &Value| -> Vec<String> {
+        let items = list.as_array().into_iter().flatten();
+        items.filter_map(|item| item["name"].as_str().map(str::to_owned)).collect()
+    };
+    let container = &pod["containers"][0];
+    ensure!(names(&pod["containers"]) == ["agent"], "another container: {pod}");
+    ensure!(names(&container["env"]).len() == 2, "variables: {}", container["env"]);
+    for list in [&container["volumeMounts"], &pod["volumes"]] {
+        let mut names = names(list);
+        names.sort();
+        ensure!(names == ["bpf", "cri", "state"], "{list}");
+    }
+    Ok(())
 }
 
 /// Applies what `deploy/metrics` adds, where the kinds of the Prometheus operator are known.

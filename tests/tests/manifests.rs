@@ -145,6 +145,23 @@ fn a_pod_monitor_finds_the_port_of_the_agents() {
 }
 
 #[test]
+fn the_socket_of_a_runtime_is_one_that_the_agent_takes() {
+    assert_eq!(text(&only("cri/kustomization.yaml"), "/patches/0/path"), "daemonset.yaml");
+    let patch = only("cri/daemonset.yaml");
+    let container = patch.pointer("/spec/template/spec/containers/0").expect("a container");
+    let socket = text(container, "/env/0/value");
+    assert!(Path::new(socket).starts_with(text(container, "/volumeMounts/0/mountPath")));
+    assert_eq!(
+        text(container, "/volumeMounts/0/mountPath"),
+        text(&patch, "/spec/template/spec/volumes/0/hostPath/path")
+    );
+    Cli::try_parse_from(["vpc-gateway", "agent", "--cri", socket])
+        .unwrap_or_else(|e| panic!("{e}"));
+    Cli::try_parse_from(["vpc-gateway", "agent", "--cri", "containerd.sock"])
+        .expect_err("a path that depends on where one is");
+}
+
+#[test]
 fn every_command_is_one() {
     let daemon_set = only("base/daemonset.yaml");
     let pod = only("gateway-pod/pod.yaml");

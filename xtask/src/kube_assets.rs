@@ -162,8 +162,10 @@ fn cache() -> Result<PathBuf> {
 }
 
 /// What the tests against an API server need beside it.
-pub(crate) const PROGRAMS: [packages::Program; 3] = [
+pub(crate) const PROGRAMS: [packages::Program; 5] = [
     packages::program("etcd", &["etcd-server"], "the storage of the API server"),
+    packages::program("containerd", &["containerd"], "sandboxes of pods, by CRI"),
+    packages::program("runc", &["runc"], "the processes of those sandboxes"),
     packages::program("iptables-legacy", &["iptables"], "the rules that Kube-OVN has in a pod"),
     packages::program("openssl", &["openssl"], "the key of the API server"),
 ];

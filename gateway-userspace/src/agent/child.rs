@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::Settings;
+use super::namespaces::{Identity, Namespace, Places};
 use super::pods::GatewayPod;
-use super::procfs::{Identity, Namespace};
 use super::report::{PodState, PodStatus};
 use crate::clock;
 use crate::metrics::Address;
@@ -181,7 +181,7 @@ impl Child {
     }
 
     /// Takes over what was found of its namespace. `true` if the one that is served is another.
-    pub(super) fn found(&mut self, namespace: Option<Namespace>, proc: &str) -> bool {
+    pub(super) fn found(&mut self, namespace: Option<Namespace>, places: &Places) -> bool {
         match (namespace, &self.namespace) {
             (Some(found), Some(served)) if found.identity == served.identity => false,
             (Some(found), served) => {
@@ -192,10 +192,10 @@ impl Child {
             (None, _) => {
                 if self.process.is_none() {
                     self.namespace = None;
-                    let (phase, uid) = (&self.pod.phase, &self.pod.uid);
                     let text = format!(
-                        "waits for its containers: no process in {proc} has a cgroup of pod {uid} \
-                         (phase {phase})"
+                        "waits for its containers: {} (phase {})",
+                        places.nothing_of(&self.pod.uid),
+                        self.pod.phase
                     );
                     self.becomes(PodState::Waits, text);
                 }

@@ -12,6 +12,8 @@
 //! is another's is removed and not adopted. When an agent ends, data planes stay for the next one.
 
 mod child;
+pub mod cri;
+mod namespaces;
 mod pods;
 mod procfs;
 pub mod report;
@@ -26,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::child::{Child, detach, records, say};
+pub use self::namespaces::Places;
 pub use self::pods::{GatewayPod, Interfaces, Serves};
 use self::report::AgentStatus;
 use crate::clock;
@@ -48,8 +51,8 @@ pub struct Settings {
     pub node: String,
     /// The kubeconfig, if one was given.
     pub kubeconfig: Option<PathBuf>,
-    /// The procfs in which the processes of all pods are to be seen.
-    pub proc: PathBuf,
+    /// Who knows the network namespaces of the pods.
+    pub places: Places,
     /// The interfaces of pods that do not say.
     pub interfaces: Interfaces,
     /// Where the state of gateways is kept.
@@ -144,21 +147,24 @@ pub async fn run(
 /// # Errors
 ///
 /// When one runs. What else went wrong is among what is returned.
-pub fn clean(settings: &Settings) -> Result<Vec<Result<String, String>>, AgentError> {
+pub async fn clean(settings: &Settings) -> Result<Vec<Result<String, String>>, AgentError> {
     let _lock = StateDir::of_agent(&settings.state_dir).lock()?;
-    Ok(clean_but(settings, |_| false))
+    Ok(clean_but(settings, |_| false).await)
 }
 
 /// Takes down what is left of pods whose data planes are not `in_use`.
-fn clean_but(settings: &Settings, in_use: impl Fn(&str) -> bool) -> Vec<Result<String, String>> {
+async fn clean_but(
+    settings: &Settings,
+    in_use: impl Fn(&str) -> bool,
+) -> Vec<Result<String, String>> {
     let left: Vec<_> = records(settings).into_iter().filter(|(name, _)| !in_use(name)).collect();
     if left.is_empty() {
         return Vec::new();
     }
     let uids: Vec<_> = left.iter().map(|(_, record)| record.uid.as_str()).collect();
-    let namespaces = match procfs::namespaces(&settings.proc, &uids) {
+    let namespaces = match settings.places.namespaces(&uids).await {
         Ok(namespaces) => namespaces,
-        Err(error) => return vec![Err(no_proc(settings, &error))],
+        Err(text) => return vec![Err(text)],
     };
     let clean = |(name, record): &(String, child::Record)| {
         let namespace = namespaces.get(record.uid.as_str());
@@ -166,10 +172,6 @@ fn clean_but(settings: &Settings, in_use: impl Fn(&str) -> bool) -> Vec<Result<S
         detach(settings, name, namespace).map(|()| record.pod.clone())
     };
     left.iter().map(clean).collect()
-}
-
-fn no_proc(settings: &Settings, error: &std::io::Error) -> String {
-    format!("failed to look for processes in {}: {error}", settings.proc.display())
 }
 
 struct Agent {
@@ -182,6 +184,8 @@ struct Agent {
     next_check: Instant,
     /// Why the pods cannot be watched.
     trouble: Option<String>,
+    /// Why it is not known where the pods are.
+    blind: Option<String>,
     /// What else is wrong.
     problems: Vec<String>,
     status: AgentStatus,
@@ -206,6 +210,7 @@ impl Agent {
             children: BTreeMap::new(),
             next_check: Instant::now(),
             trouble: None,
+            blind: None,
             problems: Vec::new(),
             status,
             published: Published::default(),
@@ -245,12 +250,12 @@ impl Agent {
             child.look_after();
         }
         let check = Instant::now() >= self.next_check;
-        if check || self.children.values().any(Child::is_due) {
+        if check || self.blind.is_some() || self.children.values().any(Child::is_due) {
             self.find_namespaces().await;
         }
         if check {
             self.next_check = Instant::now() + CHECK;
-            self.clean_up();
+            self.clean_up().await;
         }
     }
 
@@ -258,13 +263,19 @@ impl Agent {
     async fn find_namespaces(&mut self) {
         let settings = &self.settings;
         let uids: Vec<_> = self.children.keys().map(String::as_str).collect();
-        let mut found: BTreeMap<_, _> = match procfs::namespaces(&settings.proc, &uids) {
+        let mut found: BTreeMap<_, _> = match settings.places.namespaces(&uids).await {
             Ok(found) => found.into_iter().map(|(uid, it)| (uid.to_owned(), it)).collect(),
-            Err(error) => return self.problems = vec![no_proc(settings, &error)],
+            Err(text) => {
+                if self.blind.as_ref() != Some(&text) {
+                    say(&settings.node, format_args!("{text}; what is served stays"));
+                }
+                self.blind = Some(text);
+                return;
+            }
         };
-        let proc = settings.proc.display().to_string();
+        self.blind = None;
         for (uid, child) in &mut self.children {
-            if child.found(found.remove(uid), &proc) {
+            if child.found(found.remove(uid), &settings.places) {
                 say(&child.pod, "has another network namespace now");
                 child.stop().await;
             }
@@ -275,9 +286,10 @@ impl Agent {
     }
 
     /// Takes down what is left of pods that went while nobody was looking.
-    fn clean_up(&mut self) {
+    async fn clean_up(&mut self) {
         let used: Vec<_> = self.children.values().map(|child| child.pod.data_plane()).collect();
-        let cleaned = clean_but(&self.settings, |name| used.iter().any(|used| used == name));
+        let used = |name: &str| used.iter().any(|used| used == name);
+        let cleaned = clean_but(&self.settings, used).await;
         self.problems.clear();
         for result in cleaned {
             match result {
@@ -295,7 +307,13 @@ impl Agent {
         let now = clock::unix_seconds();
         let status = AgentStatus {
             synced: self.wanted.is_some(),
-            problems: self.trouble.iter().chain(&self.problems).cloned().collect(),
+            problems: self
+                .trouble
+                .iter()
+                .chain(&self.blind)
+                .chain(&self.problems)
+                .cloned()
+                .collect(),
             pods: self.children.values().map(Child::status).collect(),
             ..self.status.clone()
         };
@@ -335,7 +353,8 @@ impl Agent {
             }
         }
         let rest = if self.settings.detach_on_exit {
-            for text in clean_but(&self.settings, |_| false).into_iter().filter_map(Result::err) {
+            let cleaned = clean_but(&self.settings, |_| false).await;
+            for text in cleaned.into_iter().filter_map(Result::err) {
                 say(&self.settings.node, text);
             }
             "removed"

@@ -4,36 +4,14 @@
 //! (systemd), whichever container runtime made them; so no runtime has to be asked.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
-/// What tells a network namespace from the others that are there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Identity {
-    device: u64,
-    inode: u64,
-}
-
-/// A network namespace, kept open, so that it stays what it is whatever becomes of the processes in it.
-#[derive(Debug)]
-pub(super) struct Namespace {
-    pub(super) file: File,
-    pub(super) identity: Identity,
-}
-
-fn identity_of(path: &Path) -> io::Result<Identity> {
-    let metadata = fs::metadata(path)?;
-    Ok(Identity { device: metadata.dev(), inode: metadata.ino() })
-}
+use super::namespaces::{Namespace, Nobody, open};
 
 /// Finds the network namespaces of pods under `proc`, the procfs of the node: that of the oldest
 /// process of each, which is the one that every other was started after.
-///
-/// The namespaces of this process and of the node are nobody's: there is nothing to attach to.
 ///
 /// # Errors
 ///
@@ -42,8 +20,7 @@ pub(super) fn namespaces<'u>(
     proc: &Path,
     uids: &[&'u str],
 ) -> io::Result<BTreeMap<&'u str, Namespace>> {
-    let own = identity_of(Path::new("/proc/self/ns/net"))?;
-    let node = identity_of(&proc.join("1/ns/net")).ok();
+    let nobody = Nobody::find(proc);
     let mut found: BTreeMap<&str, (u64, Namespace)> = BTreeMap::new();
     for entry in fs::read_dir(proc)? {
         let path = entry?.path();
@@ -58,11 +35,8 @@ pub(super) fn namespaces<'u>(
         if found.get(uid).is_some_and(|(oldest, _)| *oldest <= started) {
             continue;
         }
-        let Ok(file) = File::open(path.join("ns/net")) else { continue };
-        let Ok(metadata) = file.metadata() else { continue };
-        let identity = Identity { device: metadata.dev(), inode: metadata.ino() };
-        if identity != own && Some(identity) != node {
-            found.insert(uid, (started, Namespace { file, identity }));
+        if let Some(namespace) = open(&path.join("ns/net"), &nobody) {
+            found.insert(uid, (started, namespace));
         }
     }
     Ok(found.into_iter().map(|(uid, (_, namespace))| (uid, namespace)).collect())

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::table::Table;
 use super::{print, print_json};
+use crate::agent::cri::Socket;
 use crate::agent::report::{AgentStatus, FILE, PodState, PodStatus};
-use crate::agent::{self, HEARTBEAT, Interfaces, Settings};
+use crate::agent::{self, HEARTBEAT, Interfaces, Places, Settings};
 use crate::clock;
 use crate::dataplane::probe;
 use crate::metrics::{self, Address, Listener};
@@ -78,6 +79,10 @@ struct Place {
     /// The procfs in which the processes of all pods of the node are to be seen.
     #[arg(long, value_name = "DIR", default_value = "/proc")]
     proc: PathBuf,
+    /// Asks the container runtime for the network namespaces of the pods instead of looking at the
+    /// processes: the socket of its CRI, such as /run/containerd/containerd.sock.
+    #[arg(long, env = "VPC_GATEWAY_CRI", value_name = "SOCKET")]
+    cri: Option<Socket>,
     /// Directory for lock, status and allocations, with one directory for each pod in it.
     #[arg(long, value_name = "DIR", default_value = state_dir::DEFAULT)]
     state_dir: PathBuf,
@@ -149,7 +154,7 @@ fn settings(options: RunOptions) -> Result<Settings> {
     Ok(Settings {
         node: options.node.unwrap_or_default(),
         kubeconfig: options.kubeconfig,
-        proc: options.place.proc,
+        places: Places { proc: options.place.proc, runtime: options.place.cri },
         interfaces: Interfaces { internal: options.internal, external: options.external },
         state_dir: options.place.state_dir,
         detach_on_exit: options.detach_on_exit,
@@ -161,7 +166,7 @@ fn settings(options: RunOptions) -> Result<Settings> {
 
 fn detach(settings: &Settings) -> Result<ExitCode> {
     let mut failed = false;
-    for result in agent::clean(settings)? {
+    for result in super::runtime()?.block_on(agent::clean(settings))? {
         match result {
             Ok(pod) => print(format_args!("{pod}: removed\n"))?,
             Err(text) => {

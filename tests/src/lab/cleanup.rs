@@ -38,6 +38,11 @@ pub struct Undo {
 }
 
 impl Undo {
+    /// For what somebody else undoes.
+    pub const fn nothing() -> Self {
+        Self { id: 0 }
+    }
+
     /// Leaves what was made in place for good.
     pub fn forget(self) {
         locked(&ACTIONS).remove(&self.id);

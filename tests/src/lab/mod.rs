@@ -5,6 +5,7 @@ pub mod capabilities;
 pub mod capture;
 pub mod checks;
 pub mod cleanup;
+pub mod containerd;
 pub mod echo;
 pub mod egress;
 pub mod flood;

@@ -47,7 +47,12 @@ impl Netns {
         Ok(ns)
     }
 
-    /// The name, as in `ip netns list`.
+    /// A namespace that somebody else has made at an absolute path, which is its name, and removes.
+    pub fn adopt(path: &str) -> Self {
+        Self { name: path.to_owned(), undo: Undo::nothing() }
+    }
+
+    /// The name, as `ip` takes it.
     pub fn name(&self) -> &str {
         &self.name
     }

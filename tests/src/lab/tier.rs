@@ -51,6 +51,14 @@ pub fn frr() -> bool {
     granted(super::frr::available()).is_some()
 }
 
+/// Whether containerd is there. Otherwise prints why the test is skipped.
+///
+/// # Panics
+/// It is not, and [`REQUIRE`] is 1.
+pub fn containerd() -> bool {
+    granted(super::containerd::available()).is_some()
+}
+
 /// The binary under test, if there is an API server to run it with. Otherwise prints why the test is
 /// skipped.
 ///

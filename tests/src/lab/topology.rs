@@ -165,7 +165,23 @@ impl Topology {
     /// Missing privilege or kernel feature.
     pub fn replace_gateway(&mut self) -> Result<()> {
         let fresh = Netns::create(&format!("{}-anew", self.gateway.name()))?;
-        self.gateway.ip_batch(&["link delete eth0".into(), "link delete net1".into()])?;
+        self.unplug_gateway()?;
+        self.plug_in(fresh)
+    }
+
+    /// Takes the gateway's interfaces away, as CNI plugins do when a pod ends.
+    ///
+    /// # Errors
+    /// Missing privilege.
+    pub fn unplug_gateway(&self) -> Result<()> {
+        self.gateway.ip_batch(&["link delete eth0".into(), "link delete net1".into()])
+    }
+
+    /// Makes a namespace that has no interfaces yet the gateway.
+    ///
+    /// # Errors
+    /// Missing privilege or kernel feature.
+    pub fn plug_in(&mut self, fresh: Netns) -> Result<()> {
         self.gateway = fresh;
         forward(&self.gateway)?;
         let (router, gateway) = (&self.router, &self.gateway);

@@ -92,7 +92,9 @@ pub(crate) fn install(missing: &[&Program]) -> Result<()> {
         result = install_packages(privilege, &packages);
     }
     drop(policy);
-    for (package, service) in [("nginx", "nginx"), ("etcd-server", "etcd")] {
+    for (package, service) in
+        [("nginx", "nginx"), ("etcd-server", "etcd"), ("containerd", "containerd")]
+    {
         if packages.iter().any(|installed| installed.starts_with(package)) {
             disable(privilege, service);
         }
