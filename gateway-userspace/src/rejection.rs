@@ -3,12 +3,15 @@
 //! A [`Rejection`] is an object (or a field of a gateway) that is not acted upon; the exit code of
 //! `check` is 1 as soon as there is one. A [`Note`] is a decision that the user may want to know.
 
+mod remark;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
+pub use self::remark::Remark;
 use crate::crd::{GROUP, ObjectRef, VERSION};
 
 /// Where an object, or a field of it, stands.
@@ -450,124 +453,4 @@ pub enum Claim {
     /// A CIDR on an EIP.
     #[error("SNAT of {0} to {1}")]
     Source(IpNet, IpAddr),
-}
-
-/// What a [`Note`] says.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Remark {
-    /// A kind that has nothing to do with a NAT gateway.
-    #[error("{kind}/{name}: not a kind of NAT gateways, left alone")]
-    LeftAlone {
-        /// The kind.
-        kind: String,
-        /// The name.
-        name: String,
-    },
-    /// A kind of Kube-OVN that a later version acts upon.
-    #[error("{kind}/{name}: not handled yet, left alone")]
-    NotHandledYet {
-        /// The kind.
-        kind: String,
-        /// The name.
-        name: String,
-    },
-    /// `name` stands beside `metadata` instead of in it.
-    #[error("taken as metadata.name (kubectl would refuse it here)")]
-    NameOutsideMetadata,
-    /// The same object again, later in the input.
-    #[error("replaces the one at {earlier}, as with kubectl apply")]
-    Replaces {
-        /// The one that no longer counts.
-        earlier: Origin,
-    },
-    /// Host bits of a CIDR were cleared.
-    #[error("{written} is used as {cidr}")]
-    HostBits {
-        /// As written.
-        written: String,
-        /// As used.
-        cidr: IpNet,
-    },
-    /// `externalSubnets` names the provider.
-    #[error("no Subnet is called {name}, taking {subnet}, whose provider is {provider}")]
-    SubnetByProvider {
-        /// As written.
-        name: String,
-        /// The Subnet that was found.
-        subnet: ObjectRef,
-        /// Its provider.
-        provider: String,
-    },
-    /// The outside Subnet of an EIP is not in the input.
-    #[error("{subnet} is not in the input, so {address} is used as a single address, unchecked")]
-    NoExternalSubnet {
-        /// The Subnet that is missing.
-        subnet: ObjectRef,
-        /// The address.
-        address: IpAddr,
-    },
-    /// The inside Subnet of a gateway is not in the input.
-    #[error("{subnet} is not in the input, so addresses are not checked against it")]
-    NoInternalSubnet {
-        /// The Subnet that is missing.
-        subnet: ObjectRef,
-    },
-    /// `selectors` without a source that knows pods.
-    #[error("pods are only known from an API server, so no source comes from here")]
-    NoPods,
-    /// `ecmpMode` asks for symmetric replies.
-    #[error("equal routes share the traffic, but answers to connections from outside do so too")]
-    NotSymmetric,
-    /// `bandwidth`.
-    #[error("read, but not enforced")]
-    NotEnforced,
-    /// A Subnet of an egress policy that is not in the input.
-    #[error("{subnet} is not in the input, so nobody of it leaves through this gateway yet")]
-    NoSourceSubnet {
-        /// The Subnet.
-        subnet: ObjectRef,
-    },
-    /// Neither `spec.internalIPs` nor `status.internalIPs`.
-    #[error("no addresses here or in status.internalIPs, so the gateway has no replicas yet")]
-    NoReplicas,
-    /// A source with SNAT of a family in which the replica has no external address.
-    #[error("{cidr} is dropped: the replica has no external address of its family")]
-    NoExternalAddress {
-        /// The source.
-        cidr: IpNet,
-    },
-    /// An address was chosen for an EIP.
-    #[error("no address given, uses {address}")]
-    Allocated {
-        /// The address.
-        address: IpAddr,
-    },
-    /// Something it needs was rejected.
-    #[error("left out, because {because} was rejected")]
-    LeftOut {
-        /// The object with the rejection.
-        because: ObjectRef,
-    },
-    /// FIP and DNAT on one EIP.
-    #[error("never used, because {fip} takes every packet to {eip}")]
-    ShadowedByFip {
-        /// The FIP.
-        fip: ObjectRef,
-        /// The address.
-        eip: IpAddr,
-    },
-    /// An annotation for shared ports on another one.
-    #[error("has no effect, because the type of the rule is not share")]
-    NotShared,
-    /// The rules of a shared port want different things.
-    #[error("has no effect, because {other} asks for ClientIP on {port}")]
-    OtherAffinity {
-        /// The rule that is followed.
-        other: ObjectRef,
-        /// The port.
-        port: String,
-    },
-    /// The new form was rejected, the old one goes on.
-    #[error("stays as it was before")]
-    KeptAsBefore,
 }

@@ -192,6 +192,25 @@ fn prepare(net: &Topology, binary: &Path, arguments: Vec<String>) -> Gateway {
     Gateway::prepare(net, settings).unwrap_or_else(|e| panic!("{e:#}"))
 }
 
+/// An egress gateway with selectors, not started.
+fn with_selectors(api: &ApiServer, net: &Topology, binary: &Path) -> Gateway {
+    let gateway = json!({
+        "apiVersion": "kubeovn.io/v1", "kind": "VpcEgressGateway", "metadata": {"name": "out"},
+        "spec": {
+            "vpc": "lab", "externalSubnet": "external", "replicas": 1,
+            "selectors": [{"podSelector": {"matchLabels": {"team": "red"}}}]
+        }
+    });
+    let path = "/apis/kubeovn.io/v1/namespaces/default/vpc-egress-gateways";
+    let made = api.request("POST", path, "application/json", &gateway.to_string());
+    made.unwrap_or_else(|e| panic!("{e:#}"));
+    let name = format!("{}-out", net.name);
+    let arguments = [api.arguments(false).unwrap(), vec!["--name".into(), name.clone()]].concat();
+    let (binary, object) = (binary.to_owned(), Some("out".to_owned()));
+    let settings = Settings { binary, name, object, config: PathBuf::new(), arguments };
+    Gateway::prepare(net, settings).unwrap_or_else(|e| panic!("{e:#}"))
+}
+
 #[test]
 fn every_permission_is_needed_and_all_together_are_enough() {
     let Some(binary) = tier::cluster() else { return };
@@ -201,7 +220,8 @@ fn every_permission_is_needed_and_all_together_are_enough() {
     rbac.iter()
         .for_each(|document| drop(apply(&api, document).unwrap_or_else(|e| panic!("{e:#}"))));
     let all = deploy::permissions(&rbac[0]);
-    let (pods, others): (Vec<_>, Vec<_>) = all.iter().partition(|one| one.resource == "pods");
+    let is_core = |one: &&Permission| one.resource == "pods" || one.resource == "namespaces";
+    let (core, others): (Vec<_>, Vec<_>) = all.iter().partition(is_core);
     let but = |missing: &Permission| all.iter().filter(|one| *one != missing).collect::<Vec<_>>();
     api.apply_as_kube_ovn(&Manifests::standard(&net.name)).unwrap_or_else(|e| panic!("{e:#}"));
     // Something to write an Event about.
@@ -234,9 +254,23 @@ fn every_permission_is_needed_and_all_together_are_enough() {
         gateway.terminate().unwrap();
     }
 
+    // Selectors need pods and namespaces.
+    let mut egress = with_selectors(&api, &net, &binary);
+    for missing in &core {
+        grant(&api, &rbac[0], &but(missing), Some(missing));
+        egress.launch().unwrap();
+        let pid = egress.pid();
+        await_missed("the egress gateway", missing, || {
+            let status = egress.status()?;
+            ensure!(status["pid"].as_u64() == pid.map(u64::from), "the status is old");
+            Ok(strings(&status["source"]["trouble"]))
+        });
+        egress.terminate().unwrap();
+    }
+
     let kubeconfig = api.kubeconfig(false).unwrap();
     let mut agent = Agent::new(&binary, &net.scratch, "node-1", kubeconfig).unwrap();
-    for missing in pods {
+    for missing in core.into_iter().filter(|one| one.resource == "pods") {
         grant(&api, &rbac[0], &but(missing), Some(missing));
         agent.start().unwrap();
         let pid = agent.pid();

@@ -7,8 +7,7 @@ use std::path::Path;
 use clap::Parser as _;
 use gateway_tests::deploy::{self, Permission};
 use gateway_userspace::cli::Cli;
-use gateway_userspace::crd::GROUP;
-use gateway_userspace::source::kube::RESOURCES;
+use gateway_userspace::source::kube::{NAMESPACES, PODS, RESOURCES};
 use serde_json::Value;
 
 fn documents(file: &str) -> Vec<Value> {
@@ -189,11 +188,11 @@ fn the_role_grants_what_the_code_uses() {
         resource: resource.to_owned(),
         verb: verb.to_owned(),
     };
-    let mut used: Vec<_> = RESOURCES
-        .iter()
-        .flat_map(|kind| ["list", "watch"].map(|verb| permission(GROUP, kind.plural, verb)))
+    // The agent watches pods too.
+    let watched = RESOURCES.iter().chain([&PODS, &NAMESPACES]);
+    let mut used: Vec<_> = watched
+        .flat_map(|one| ["list", "watch"].map(|verb| permission(one.group, one.plural, verb)))
         .collect();
-    used.extend(["list", "watch"].map(|verb| permission("", "pods", verb)));
     used.extend(["create", "patch"].map(|verb| permission("", "events", verb)));
     let (granted, used): (BTreeSet<_>, BTreeSet<_>) =
         (granted.into_iter().collect(), used.into_iter().collect());

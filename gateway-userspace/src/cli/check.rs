@@ -234,6 +234,10 @@ fn write_egress(out: &mut impl Write, gateway: &EgressGateway) -> std::io::Resul
         let how = if *snat { "snat" } else { "forward" };
         rows.push([how.into(), cidr.to_string(), gateway.owner.object.to_string()]);
     }
+    for (address, snat) in &gateway.pods {
+        let how = if *snat { "snat" } else { "forward" };
+        rows.push([how.into(), address.to_string(), "a selected pod".into()]);
+    }
     rows.extend(next_hops(&gateway.next_hops));
     write_rows(out, &rows)
 }

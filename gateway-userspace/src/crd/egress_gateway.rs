@@ -41,7 +41,7 @@ pub struct EgressGatewaySpec {
     pub external_ips: Vec<String>,
     /// Who may leave through the gateway, and how.
     pub policies: Vec<EgressPolicy>,
-    /// Pods that may leave through it. A source of objects without pods cannot resolve them.
+    /// Pods that may leave through it.
     pub selectors: Vec<PodSelector>,
     /// Whether the replicas are watched.
     pub bfd: BfdSpec,
@@ -63,14 +63,14 @@ pub struct EgressPolicy {
     pub subnets: Vec<String>,
 }
 
-/// One entry of `spec.selectors`. What it selects is for the source of the objects to say.
+/// One entry of `spec.selectors`. What is absent selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct PodSelector {
     /// The namespaces.
-    pub namespace_selector: LabelSelector,
+    pub namespace_selector: Option<LabelSelector>,
     /// The pods.
-    pub pod_selector: LabelSelector,
+    pub pod_selector: Option<LabelSelector>,
 }
 
 /// A label selector of Kubernetes.

@@ -8,6 +8,7 @@
 mod egress_gateway;
 mod eip;
 mod nat_gateway;
+mod pod;
 mod rule;
 mod subnet;
 mod vpc;
@@ -25,6 +26,7 @@ pub use self::eip::{EipSpec, EipStatus, IptablesEip};
 pub use self::nat_gateway::{
     InlineDnat, InlineEip, InlineFip, InlineSnat, NatGatewayRoute, NatGatewaySpec, VpcNatGateway,
 };
+pub use self::pod::{PodMetadata, PodSpec, PodStatus};
 pub use self::rule::{
     DnatSpec, FipSpec, IptablesDnatRule, IptablesFipRule, IptablesSnatRule, PortText, SnatSpec,
 };
@@ -256,7 +258,13 @@ pub(crate) enum UnusedFields {
 /// The fields that Kube-OVN has beside those of the struct called `name`.
 pub(crate) fn unused_fields(name: &str) -> UnusedFields {
     match name {
-        "Metadata" | "EipStatus" | "EgressGatewayStatus" | "EgressWorkload" => UnusedFields::Any,
+        "Metadata"
+        | "EipStatus"
+        | "EgressGatewayStatus"
+        | "EgressWorkload"
+        | "PodMetadata"
+        | "PodSpec"
+        | "PodStatus" => UnusedFields::Any,
         "NatGatewaySpec" => UnusedFields::Named(nat_gateway::UNUSED),
         "EipSpec" => UnusedFields::Named(eip::UNUSED),
         "SubnetSpec" => UnusedFields::Named(subnet::UNUSED),

@@ -178,13 +178,26 @@ impl Daemon {
     /// read, everything stays as it is.
     pub(super) async fn reload(&mut self, feed: &mut Feed) {
         let (watch, heard_at) = (Stopwatch::start(), feed.take_arrival());
-        let step = match feed.take_changes() {
+        let mut step = match feed.take_changes() {
             Changes::Few(few) => self.resolver.change(&few, &mut self.desired),
             Changes::Any => {
                 self.resolver.forget();
                 None
             }
         };
+        if let (Some(pods), Some(done)) = (feed.take_pods(), &mut step) {
+            match self.resolver.select(&pods, &self.identity, &mut self.desired) {
+                Some(more) => done.extend(more),
+                None => {
+                    // What differs from the maps so far would not be found later.
+                    let touched = std::mem::take(&mut done.touched);
+                    step = None;
+                    if !touched.is_empty() {
+                        self.try_round_of(&touched);
+                    }
+                }
+            }
+        }
         match step {
             Some(step) => self.follow_step(&step, heard_at, feed).await,
             None => self.reload_all(heard_at, feed).await,
@@ -382,8 +395,8 @@ impl Daemon {
 
     /// Makes the maps say what is desired, where they say what was desired before.
     fn try_round_after(&mut self, before: Option<DesiredState>) {
-        let touched = before.filter(|_| !self.problems.has(Step::Maps));
-        let touched = touched.and_then(|before| Touched::between(&before, &self.desired));
+        let before = before.filter(|_| !self.problems.has(Step::Maps));
+        let touched = before.map(|before| Touched::between(&before, &self.desired));
         match touched {
             Some(touched) if touched.len() <= FEW => self.try_round_of(&touched),
             Some(_) | None => self.try_round(),

@@ -12,6 +12,8 @@ use serde::Serialize;
 use super::annotation::{self, HASH, WEIGHTS};
 use super::findings::{Findings, Site};
 use super::next_hops::{self, NextHops};
+use super::selection::{Asking, Chooser};
+use super::selector;
 use super::subnet::{Lookup, Subnet, Subnets, vpc_name};
 use super::value;
 use super::{Network, Owner};
@@ -33,6 +35,12 @@ pub struct EgressGateway {
     pub vpc: String,
     /// Who leaves through it: source CIDR, and whether sources are translated.
     pub sources: BTreeMap<IpNet, bool>,
+    /// The pods that leave through it by a selector: address, and whether it is translated.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pods: BTreeMap<IpAddr, bool>,
+    /// Whether it has selectors.
+    #[serde(skip)]
+    pub selects: bool,
     /// What is inside the VPC: CIDRs of its Subnets.
     pub inside: Vec<IpNet>,
     /// The subnet of the internal interfaces, if it is known.
@@ -93,9 +101,10 @@ pub(super) fn read_all(
     objects: &[(Site, &VpcEgressGateway)],
     subnets: &Subnets,
     findings: &mut Findings,
-) -> BTreeMap<String, EgressGateway> {
+) -> (BTreeMap<String, EgressGateway>, Chooser) {
     let mut gateways: BTreeMap<String, EgressGateway> = BTreeMap::new();
     let mut holders: BTreeMap<(String, IpNet), Owner> = BTreeMap::new();
+    let mut asking = Vec::new();
     for (site, object) in objects {
         let mut reader = Reader { site, spec: &object.spec, subnets, findings };
         annotation::check(site, &object.metadata, reader.findings);
@@ -111,9 +120,15 @@ pub(super) fn read_all(
             reader.findings.reject(site, "policies", problem);
             false
         });
+        if gateway.selects {
+            let selectors = selector::read_all(site, &object.spec.selectors, findings);
+            let (name, vpc) = (gateway.name.clone(), gateway.vpc.clone());
+            let (site, policies) = (site.clone(), gateway.sources.clone());
+            asking.push(Asking { site, name, vpc, selectors, policies });
+        }
         gateways.insert(gateway.name.clone(), gateway);
     }
-    gateways
+    (gateways, Chooser::new(asking, holders, subnets.vpcs()))
 }
 
 struct Reader<'r> {
@@ -128,15 +143,14 @@ impl<'r> Reader<'r> {
         let vpc = vpc_name(&self.spec.vpc).to_owned();
         let hash: Hash = self.annotation(object, HASH).unwrap_or_default();
         let local = self.traffic_policy();
-        if !self.spec.selectors.is_empty() {
-            self.findings.note(self.site, "selectors", Remark::NoPods);
-        }
         self.bandwidth();
         let internal = self.network("internalSubnet", &self.spec.internal_subnet, Some(&vpc));
         let external = self.external_subnet();
         EgressGateway {
             name: self.site.object.name.clone(),
             sources: self.sources(&vpc),
+            pods: BTreeMap::new(),
+            selects: !self.spec.selectors.is_empty(),
             inside: self.subnets.of_vpc(&vpc),
             replicas: self.replicas(object, internal, external),
             internal: internal.map(|subnet| subnet.network.clone()),

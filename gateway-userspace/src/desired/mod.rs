@@ -28,6 +28,8 @@ mod replica;
 mod resolve;
 mod resolver;
 mod rule;
+mod selection;
+mod selector;
 mod state;
 mod subnet;
 pub(crate) mod value;

@@ -4,7 +4,7 @@
 //! EIP is the replica's own address; what is forwarded unchanged needs no state, so that any replica can
 //! go on with a connection that another one began.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use super::egress::{EgressGateway, Replica};
 use super::{DesiredState, Eip, Gateway, NatBehavior, Network, Snat, SnatEip};
+use crate::encode::part::differing;
 use crate::rejection::{Note, Remark};
 
 /// Which replica of an egress gateway is meant.
@@ -128,14 +129,61 @@ impl EgressGateway {
         };
         let mut notes = Vec::new();
         for (cidr, snat) in &self.sources {
-            let eip = external.iter().find(|address| same_family(address, cidr));
-            match (snat, eip) {
-                (false, _) => drop(state.forwards.insert(*cidr, self.owner.clone())),
-                (true, Some(eip)) => drop(state.snats.insert(*cidr, self.snat(eip.addr()))),
-                (true, None) => notes.push(self.note(*cidr)),
+            if !self.admit(*cidr, *snat, &external, &mut state) {
+                notes.push(self.note("spec.policies", Remark::NoExternalAddress { cidr: *cidr }));
             }
         }
+        let mut without = BTreeSet::new();
+        for (address, snat) in &self.pods {
+            if !self.admit(IpNet::from(*address), *snat, &external, &mut state) {
+                without.insert(if address.is_ipv4() { "IPv4" } else { "IPv6" });
+            }
+        }
+        for family in without {
+            notes.push(self.note("spec.selectors", Remark::NoExternalFamily { family }));
+        }
         Ok((state, notes))
+    }
+
+    /// Lets a source leave. False if it has to be hidden and nothing is there to hide it behind.
+    fn admit(&self, cidr: IpNet, snat: bool, external: &[IpNet], state: &mut DesiredState) -> bool {
+        let eip = external.iter().find(|address| same_family(address, &cidr));
+        match (snat, eip) {
+            (false, _) => drop(state.forwards.insert(cidr, self.owner.clone())),
+            (true, Some(eip)) => drop(state.snats.insert(cidr, self.snat(eip.addr()))),
+            (true, None) => return false,
+        }
+        true
+    }
+
+    /// Replaces the pods, and makes of `state`, which is that of the replica, what it is then. Returns the
+    /// sources that differ, `None` if the state differs in more than those.
+    pub(super) fn replace_pods(
+        &mut self,
+        pods: BTreeMap<IpAddr, bool>,
+        identity: &Identity,
+        state: &mut DesiredState,
+    ) -> Option<BTreeSet<IpNet>> {
+        let differing = differing(&self.pods, &pods);
+        let families = |pods: &BTreeMap<IpAddr, bool>| {
+            let last = pods.keys().next_back().map(IpAddr::is_ipv6);
+            (pods.keys().next().map(IpAddr::is_ipv4), last)
+        };
+        let inside = |address: &IpAddr| self.inside.iter().any(|cidr| cidr.contains(address));
+        if families(&self.pods) != families(&pods) || !differing.iter().all(inside) {
+            return None;
+        }
+        let external = self.external_addresses(self.find(identity).ok()?, identity);
+        self.pods = pods;
+        for address in &differing {
+            let cidr = IpNet::from(*address);
+            state.snats.remove(&cidr);
+            state.forwards.remove(&cidr);
+            if let Some(snat) = self.pods.get(address) {
+                self.admit(cidr, *snat, &external, state);
+            }
+        }
+        Some(differing.into_iter().map(IpNet::from).collect())
     }
 
     /// The replica that is meant; `None` if the manifest has no addresses, and so all are alike.
@@ -206,17 +254,22 @@ impl EgressGateway {
     fn routes(&self) -> BTreeMap<IpNet, IpAddr> {
         let Some(network) = &self.internal else { return BTreeMap::new() };
         let neighbours = |cidr: &IpNet| network.cidrs.iter().any(|own| own.contains(cidr));
-        let far = self.sources.keys().filter(|cidr| !neighbours(cidr));
-        far.filter_map(|cidr| Some((*cidr, via(network, cidr)?))).collect()
+        // Pods come and go: the ways to all Subnets are there for them beforehand.
+        let subnets = self.inside.iter().filter(|_| self.selects);
+        let strays = self.pods.keys().map(|address| IpNet::from(*address));
+        let strays = strays.filter(|pod| !self.inside.iter().any(|cidr| cidr.contains(pod)));
+        let all = self.sources.keys().chain(subnets).copied().chain(strays);
+        let far = all.filter(|cidr| !neighbours(cidr));
+        far.filter_map(|cidr| Some((cidr, via(network, &cidr)?))).collect()
     }
 
-    fn note(&self, cidr: IpNet) -> Note {
+    fn note(&self, field: &str, remark: Remark) -> Note {
         Note {
             origin: self.owner.origin.clone(),
             object: Some(self.owner.object.clone()),
-            field: Some("spec.policies".to_owned()),
+            field: Some(field.to_owned()),
             gateway: Some(self.name.clone()),
-            remark: Remark::NoExternalAddress { cidr },
+            remark,
         }
     }
 }

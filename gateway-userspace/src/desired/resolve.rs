@@ -130,8 +130,13 @@ pub(super) fn resolve_once(snapshot: &Snapshot, previous: &Previous) -> Resoluti
     let gateways: BTreeMap<_, _> =
         gateways.into_iter().map(|(name, (gateway, _))| (name, gateway)).collect();
     let states = states(&gateways, &index, &eips, &mut findings);
-    let ground = Ground { eips, gateways, inline, ..Ground::default() };
-    let egress = egress::read_all(&index.egress, &subnets, &mut findings);
+    let (mut egress, chooser) = egress::read_all(&index.egress, &subnets, &mut findings);
+    let chosen = chooser.choose(&snapshot.pods);
+    findings.notes.extend(chosen.notes);
+    for (name, addresses) in chosen.gateways {
+        egress.entry(name).and_modify(|gateway| gateway.pods = addresses);
+    }
+    let ground = Ground { eips, gateways, inline, chooser, ..Ground::default() };
     let routers = vpc::read_all(&index.vpcs, &subnets, &mut findings);
     let mut all = finish(snapshot, objects, (states, egress, routers), findings, allocations);
     all.ground = ground;

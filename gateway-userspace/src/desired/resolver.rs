@@ -13,11 +13,13 @@ use super::claims::{self, Claims};
 use super::eip::{Eips, Named};
 use super::findings::Findings;
 use super::resolve::resolve_rules;
+use super::selection::{Chooser, Chosen};
 use super::{Allocations, DesiredState, DnatKey, Gateway, Previous, Resolution, value};
-use super::{concerns, resolve_after};
+use super::{EgressGateway, Identity, concerns, resolve_after};
 use crate::crd::{Object, ObjectRef};
 use crate::encode::part::Touched;
 use crate::rejection::{Note, Rejection};
+use crate::source::pods::Pods;
 use crate::source::{Changed, Snapshot, SourceObject};
 
 /// Up to so many rules that hang together are resolved by themselves.
@@ -32,6 +34,8 @@ pub(super) struct Ground {
     pub(super) gateways: BTreeMap<String, Gateway>,
     /// Whether a gateway has rules of its own, as those of v1.7 had.
     pub(super) inline: bool,
+    /// The selectors of the egress gateways.
+    pub(super) chooser: Chooser,
     /// The objects that go on in an old form.
     pub(super) kept: BTreeSet<ObjectRef>,
     /// Whether one that did has lost that form too: then the next time all is told differently.
@@ -56,15 +60,25 @@ pub struct Resolver {
     ground: Option<Ground>,
     /// Not there if they have to be collected again.
     claims: Option<Claims>,
+    /// What it is, if it is an egress gateway.
+    egress: Option<EgressGateway>,
 }
 
 /// What a few changed rules come to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Step {
     /// The rules of the gateway that may differ.
     pub touched: Touched,
     /// Whether rejections or notes may differ.
     pub told: bool,
+}
+
+impl Step {
+    /// Adds what came afterwards.
+    pub fn extend(&mut self, later: Self) {
+        self.touched.extend(later.touched);
+        self.told |= later.told;
+    }
 }
 
 impl Resolver {
@@ -106,7 +120,8 @@ impl Resolver {
 
     /// Takes over what [`Self::resolve`] made of the snapshot.
     pub fn adopt(&mut self, resolution: Resolution, snapshot: &Snapshot) {
-        let Resolution { rejections, notes, allocations, active, ground, .. } = resolution;
+        let Resolution { rejections, notes, allocations, active, ground, egress, .. } = resolution;
+        self.egress = egress;
         self.previous = Previous { allocations, active };
         (self.rejections, self.notes) = (rejections, notes);
         self.ground = Some(ground).filter(Ground::is_firm);
@@ -151,6 +166,26 @@ impl Resolver {
         let told = self.tell(&part, findings);
         self.ground = Some(ground);
         Some(Step { touched, told })
+    }
+
+    /// Makes of `desired`, which is what was adopted last, what it is with these pods; `None` if all objects
+    /// have to be resolved again.
+    pub fn select(
+        &mut self,
+        pods: &Pods,
+        identity: &Identity,
+        desired: &mut DesiredState,
+    ) -> Option<Step> {
+        let Some(egress) = &mut self.egress else { return Some(Step::default()) };
+        let Chosen { mut gateways, mut notes } = self.ground.as_ref()?.chooser.choose(pods);
+        let chosen = gateways.remove(&egress.name).unwrap_or_default();
+        let snats = egress.replace_pods(chosen, identity, desired)?;
+        notes.retain(|note| concerns(&note.gateway, &self.gateway));
+        let before: Vec<_> = self.notes.extract_if(.., |it| it.remark.is_about_pods()).collect();
+        let told = before != notes;
+        self.notes.append(&mut notes);
+        self.notes.sort_by(|a, b| a.origin.cmp(&b.origin));
+        Some(Step { touched: Touched { snats, ..Touched::default() }, told })
     }
 
     /// Takes over which rules there are. `None` if something else than rules changed.

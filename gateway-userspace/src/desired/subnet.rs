@@ -164,6 +164,14 @@ impl Subnets {
         of_vpc.flat_map(|subnet| subnet.network.cidrs.iter().copied()).collect()
     }
 
+    /// The VPC of each Subnet inside one.
+    pub(super) fn vpcs(&self) -> BTreeMap<String, String> {
+        let inside =
+            self.by_name.iter().filter_map(|(name, subnet)| Some((name, subnet.as_ref()?)));
+        let inside = inside.filter(|(_, subnet)| subnet.is_inside(&subnet.vpc));
+        inside.map(|(name, subnet)| (name.clone(), subnet.vpc.clone())).collect()
+    }
+
     /// The CIDRs of all Subnets of a VPC that have a route table of their own, with its name.
     pub(super) fn tables_of_vpc(&self, vpc: &str) -> BTreeMap<IpNet, String> {
         let of_vpc = self.by_name.values().flatten().filter(|subnet| subnet.is_inside(vpc));

@@ -55,7 +55,7 @@ pub(crate) fn cidr(text: &str) -> Result<IpNet, Problem> {
 }
 
 /// One value for each family, with a comma between, as Subnets have them.
-pub(super) fn per_family<T>(
+pub(crate) fn per_family<T>(
     text: &str,
     parse: impl Fn(&str) -> Result<T, Problem>,
     is_ipv4: impl Fn(&T) -> bool,

@@ -8,11 +8,12 @@ use gateway_common::nexthop::{HashFields, MEMBER_IDS, SLOTS};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::choices::{self, Choices, MOST, Rules};
+use super::choices::{self, Choices, MOST, Rules, Source};
 use super::slots::{self, Share, Slots};
 use crate::bfd::engine::{Ends, Wanted as Wants};
 use crate::bfd::session::{Parameters, Role};
 use crate::desired::{Action, Bfd, EgressGateway, Router};
+use crate::encode::PREFIX_ENTRIES;
 
 /// Neighbours on the link only (RFC 5881 section 5).
 const MIN_TTL: u8 = 255;
@@ -92,6 +93,9 @@ pub struct MemberImage {
 pub struct Image {
     /// The networks that sources are told apart by, with their ids.
     pub sources: BTreeMap<IpNet, u32>,
+    /// The same ids, by what they stand for.
+    #[serde(default)]
+    pub source_ids: BTreeMap<String, u32>,
     /// The networks that destinations are told apart by, with their ids.
     pub destinations: BTreeMap<IpNet, u32>,
     /// The group of each pair of them.
@@ -183,37 +187,73 @@ pub fn plan(
 
 /// Networks and what becomes of packets between them.
 fn choose(planned: &mut Planned, rules: &Rules<'_>, before: &Image) {
-    let sources = number(rules.sources(), &before.sources);
+    let origins = rules.origins();
+    let kinds: BTreeSet<Source<'_>> = origins.values().copied().collect();
+    let kinds: BTreeMap<String, _> = kinds.iter().map(|kind| (kind.to_string(), kind)).collect();
+    let source_ids = number(kinds.keys().cloned().collect(), &known_ids(before));
     let destinations = number(rules.destinations(), &before.destinations);
-    let pairs = (sources.len() + 1) * (destinations.len() + 1);
-    if pairs > MOST {
-        // A part of them would send packets where they do not belong.
-        planned.problems.push(format!(
-            "policies and routes name {} networks of sources and {} of destinations, {pairs} pairs; \
-             the most there can be is {MOST}: they stay as they were",
-            sources.len(),
-            destinations.len()
-        ));
+    if let Some(problem) = too_many(&origins, source_ids.len(), &destinations) {
+        planned.problems.push(problem);
         planned.image.sources.clone_from(&before.sources);
+        planned.image.source_ids.clone_from(&before.source_ids);
         planned.image.destinations.clone_from(&before.destinations);
         planned.image.choices.clone_from(&before.choices);
         return;
     }
     let mut choices = Choices::new();
-    for (source, id) in ends(&sources) {
+    let sources = kinds.iter().map(|(name, source)| (**source, source_ids[name]));
+    for (source, id) in sources.clone().chain([(Source::ANY, 0)]) {
         for (destination, other) in ends(&destinations) {
-            let families = [source, destination].map(|end| end.map(|cidr| cidr.addr().is_ipv4()));
+            let families = [source.is_ipv4(), destination.map(|cidr| cidr.addr().is_ipv4())];
             if matches!(families, [Some(one), Some(other)] if one != other) {
                 continue;
             }
-            if let Some(choice) = rules.decide(source, destination) {
+            if let Some(choice) = rules.decide(&source, destination) {
                 choices.entry(id).or_default().insert(other, choice);
             }
         }
     }
-    planned.image.sources = sources;
+    let ids: BTreeMap<Source<'_>, u32> = sources.collect();
+    planned.image.sources = origins.iter().map(|(cidr, source)| (*cidr, ids[source])).collect();
+    planned.image.source_ids = source_ids;
     planned.image.destinations = destinations;
     planned.image.choices = choices;
+}
+
+/// What stands in the way of taking all of them. A part would send packets where they do not belong.
+fn too_many(
+    origins: &BTreeMap<IpNet, Source<'_>>,
+    kinds: usize,
+    destinations: &BTreeMap<IpNet, u32>,
+) -> Option<String> {
+    let pairs = (kinds + 1) * (destinations.len() + 1);
+    if pairs > MOST {
+        return Some(format!(
+            "policies and routes name {kinds} networks of sources and {} of destinations, {pairs} \
+             pairs; the most there can be is {MOST}: they stay as they were",
+            destinations.len()
+        ));
+    }
+    for (family, ipv4) in [("IPv4", true), ("IPv6", false)] {
+        let of_family = |cidr: &&IpNet| cidr.addr().is_ipv4() == ipv4;
+        let sources = origins.keys().filter(of_family).count();
+        let most = sources.max(destinations.keys().filter(of_family).count());
+        if most > PREFIX_ENTRIES {
+            return Some(format!(
+                "policies, pods and routes name {most} {family} networks; the most there can be is \
+                 {PREFIX_ENTRIES}: they stay as they were"
+            ));
+        }
+    }
+    None
+}
+
+/// The ids of sources by what they stand for. An image of an earlier release has networks alone.
+fn known_ids(before: &Image) -> BTreeMap<String, u32> {
+    if before.source_ids.is_empty() {
+        return before.sources.iter().map(|(cidr, id)| (cidr.to_string(), *id)).collect();
+    }
+    before.source_ids.clone()
 }
 
 /// All networks, and after them whatever is in none.
@@ -221,13 +261,13 @@ fn ends(networks: &BTreeMap<IpNet, u32>) -> impl Iterator<Item = (Option<&IpNet>
     networks.iter().map(|(cidr, id)| (Some(cidr), *id)).chain([(None, 0)])
 }
 
-/// Gives each network the id that it had, else the lowest that none has or had.
-fn number(networks: BTreeSet<IpNet>, before: &BTreeMap<IpNet, u32>) -> BTreeMap<IpNet, u32> {
+/// Gives each the id that it had, else the lowest that none has or had.
+fn number<K: Ord>(all: BTreeSet<K>, before: &BTreeMap<K, u32>) -> BTreeMap<K, u32> {
     let taken: BTreeSet<u32> = before.values().copied().collect();
     let mut free = (1..).filter(|id| !taken.contains(id));
-    let numbered = networks.into_iter().map(|cidr| {
-        let id = before.get(&cidr).copied().or_else(|| free.next());
-        (cidr, id.unwrap_or(u32::MAX))
+    let numbered = all.into_iter().map(|one| {
+        let id = before.get(&one).copied().or_else(|| free.next());
+        (one, id.unwrap_or(u32::MAX))
     });
     numbered.collect()
 }
@@ -260,7 +300,8 @@ fn wanted(
     let mut all = Vec::new();
     for gateway in gateways.values() {
         for ipv4 in [true, false] {
-            if gateway.sources.keys().any(|cidr| cidr.addr().is_ipv4() == ipv4) {
+            let by_policy = gateway.sources.keys().any(|cidr| cidr.addr().is_ipv4() == ipv4);
+            if by_policy || gateway.pods.keys().any(|address| address.is_ipv4() == ipv4) {
                 all.push(of_gateway(gateway, ipv4));
             }
         }

@@ -26,7 +26,7 @@ pub struct Touched {
     pub fips: BTreeSet<IpAddr>,
     /// Port forwards.
     pub dnats: BTreeSet<desired::DnatKey>,
-    /// Sources.
+    /// Sources, those of [`DesiredState::forwards`] too.
     pub snats: BTreeSet<IpNet>,
 }
 
@@ -37,14 +37,20 @@ impl Touched {
         self.len() == 0
     }
 
-    /// The rules that differ between two states; `None` if something else in the maps may differ.
+    /// The rules that differ between two states.
     #[must_use]
-    pub fn between(before: &DesiredState, after: &DesiredState) -> Option<Self> {
-        (before.forwards == after.forwards).then(|| Self {
-            fips: differing(&before.fips, &after.fips),
-            dnats: differing(&before.dnats, &after.dnats),
-            snats: differing(&before.snats, &after.snats),
-        })
+    pub fn between(before: &DesiredState, after: &DesiredState) -> Self {
+        let mut snats = differing(&before.snats, &after.snats);
+        snats.append(&mut differing(&before.forwards, &after.forwards));
+        let fips = differing(&before.fips, &after.fips);
+        Self { fips, dnats: differing(&before.dnats, &after.dnats), snats }
+    }
+
+    /// Adds those of another change.
+    pub fn extend(&mut self, more: Self) {
+        self.fips.extend(more.fips);
+        self.dnats.extend(more.dnats);
+        self.snats.extend(more.snats);
     }
 
     /// How many there are.
@@ -59,7 +65,7 @@ impl Touched {
 }
 
 /// The keys with different values, in one pass over both.
-fn differing<K: Ord + Copy, V: PartialEq>(
+pub(crate) fn differing<K: Ord + Copy, V: PartialEq>(
     before: &BTreeMap<K, V>,
     after: &BTreeMap<K, V>,
 ) -> BTreeSet<K> {
@@ -93,8 +99,7 @@ pub struct Part {
     pub overflows: Vec<Overflow>,
 }
 
-/// Encodes the touched rules of `desired`, where everything else is in `live` as it shall be. Prefixes
-/// of [`DesiredState::forwards`] are never among them.
+/// Encodes the touched rules of `desired`, where everything else is in `live` as it shall be.
 ///
 /// `None` if a map is nearly full: then all rules must be looked at to tell which do not fit.
 #[must_use]
@@ -118,6 +123,7 @@ pub fn encode_part(
     encoder.fips(&excerpt);
     encoder.dnats(&excerpt);
     encoder.snats(&excerpt);
+    encoder.forwards(&excerpt);
     let Encoder { image: after, overflows, .. } = encoder;
     let mut part = Part { before: MapImage::default(), after, overflows };
     let mut eips = BTreeSet::new();
@@ -140,13 +146,15 @@ fn excerpt(desired: &DesiredState, touched: &Touched) -> DesiredState {
     let dnats = dnats.filter_map(|key| Some((*key, desired.dnats.get(key)?.clone())));
     let snats = touched.snats.iter();
     let snats = snats.filter_map(|key| Some((*key, desired.snats.get(key)?.clone())));
+    let forwards = touched.snats.iter();
+    let forwards = forwards.filter_map(|key| Some((*key, desired.forwards.get(key)?.clone())));
     DesiredState {
         gateway: desired.gateway.clone(),
         eips: [].into(),
         fips: fips.collect(),
         dnats: dnats.collect(),
         snats: snats.collect(),
-        forwards: [].into(),
+        forwards: forwards.collect(),
     }
 }
 

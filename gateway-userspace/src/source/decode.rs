@@ -1,11 +1,14 @@
 //! A document -> objects: finds out the kind, reads the parts, collects what does not fit.
 
+mod pod;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
+use self::pod::Core;
 use super::deserialize::{Finding, Read, read};
 use super::node::{Node, Value};
 use super::{Snapshot, SourceObject};
@@ -77,6 +80,9 @@ impl<'a> Decoder<'a, 'a, '_> {
         let kind = self.string("kind", "the kind of the object")?;
         let version = self.string("apiVersion", "kubeovn.io/v1")?;
         let (group, served) = version.split_once('/').unwrap_or(("", version));
+        if let Some(kind) = Core::of(kind, version) {
+            return self.core(kind);
+        }
         let name = self.name();
         let Some(kind) = Kind::from_manifest(kind).filter(|_| group == GROUP) else {
             self.leave_alone(kind, group, name.unwrap_or_default());

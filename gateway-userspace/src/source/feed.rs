@@ -1,12 +1,14 @@
 //! The source of a running gateway: manifests or a cluster, each telling when it changed.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::files::Files;
 use super::kube::Cluster;
+use super::pods::Pods;
 use super::{Changes, Snapshot, SourceError};
 use crate::metrics::gateway::Heard;
 use crate::rejection::Rejection;
@@ -33,7 +35,7 @@ pub struct Feed {
 
 #[derive(Debug)]
 enum Origin {
-    Files { files: Files, watch: Watch, pending: Changes },
+    Files { files: Box<Files>, watch: Watch, pending: Changes },
     Cluster(Box<Cluster>),
 }
 
@@ -41,7 +43,7 @@ impl Feed {
     /// Manifest files, and directories of them.
     #[must_use]
     pub fn files(paths: Vec<PathBuf>) -> Self {
-        let (watch, files) = (Watch::new(&paths), Files::new(paths));
+        let (watch, files) = (Watch::new(&paths), Box::new(Files::new(paths)));
         let origin = Origin::Files { files, watch, pending: Changes::default() };
         Self { origin, free: None }
     }
@@ -112,6 +114,14 @@ impl Feed {
                 std::mem::take(pending)
             }
             Origin::Cluster(cluster) => cluster.take_changes(),
+        }
+    }
+
+    /// The pods, if they alone may have changed since this was last asked. In files everything has then.
+    pub fn take_pods(&mut self) -> Option<Arc<Pods>> {
+        match &mut self.origin {
+            Origin::Files { .. } => None,
+            Origin::Cluster(cluster) => cluster.take_pods(),
         }
     }
 

@@ -134,6 +134,9 @@ fn replace(
     let window = Window::between(old, new)?;
     let mut fresh = Snapshot::default();
     yaml::parse(place.source, &new[window.new.clone()], &mut fresh);
+    if snapshot.pods.are_in(place.source) || fresh.pods.are_in(place.source) {
+        return None;
+    }
     let lines = window.first_line..=window.last_line;
     let here = |source: &str, line| source == place.source && lines.contains(&line);
     let told = snapshot.rejections.iter().map(|it| &it.origin);

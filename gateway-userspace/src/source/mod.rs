@@ -6,12 +6,14 @@ pub mod feed;
 pub mod files;
 pub mod kube;
 mod node;
+pub mod pods;
 pub mod yaml;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use self::pods::Pods;
 use crate::crd::{Object, ObjectRef};
 use crate::rejection::{Note, Origin, Rejection};
 
@@ -26,6 +28,8 @@ pub struct Snapshot {
     pub notes: Vec<Note>,
     /// Who gives addresses to the EIPs.
     pub addressing: Addressing,
+    /// The pods and namespaces.
+    pub pods: Arc<Pods>,
 }
 
 /// Who gives addresses to EIPs.

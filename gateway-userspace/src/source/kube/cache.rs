@@ -1,19 +1,22 @@
 //! What the API server said last, kind by kind: changes in, snapshots out. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::super::{Addressing, Changed, Snapshot};
 use super::object::ClusterObject;
+use super::pods::PodCache;
 use super::resources::RESOURCES;
-use crate::crd::{DEFAULT_NAMESPACE, ObjectRef};
+use crate::crd::{DEFAULT_NAMESPACE, Kind, Object, ObjectRef};
+use crate::desired::egress_name;
 
 /// A change of the objects of one kind.
 #[derive(Debug)]
-pub(super) enum Change {
+pub(super) enum Change<T = ClusterObject> {
     /// These are all of them.
-    Listed(Vec<ClusterObject>),
+    Listed(Vec<T>),
     /// This one came or changed.
-    Applied(Box<ClusterObject>),
+    Applied(Box<T>),
     /// This one went; its key.
     Deleted(String),
 }
@@ -45,9 +48,24 @@ fn effect(before: Option<&ClusterObject>, now: Option<&ClusterObject>) -> Effect
 pub(super) struct Cache {
     /// By kind; a kind that was never listed is not there.
     kinds: BTreeMap<&'static str, BTreeMap<String, ClusterObject>>,
+    /// The pods, as long as a gateway asks for them.
+    pub(super) pods: PodCache,
 }
 
 impl Cache {
+    /// Whether the gateway of that name is an egress gateway with selectors.
+    pub(super) fn selects(&self, gateway: &str) -> bool {
+        let gateways = self.kinds.get(Kind::VpcEgressGateway.as_str());
+        let mut objects = gateways.into_iter().flatten().filter_map(|(_, one)| one.plain());
+        objects.any(|source| match &source.object {
+            Object::EgressGateway(object) => {
+                !object.spec.selectors.is_empty()
+                    && source.object_ref().name == egress_name(gateway)
+            }
+            _ => false,
+        })
+    }
+
     /// Takes over a change, and returns what a gateway can tell of it, if anything.
     pub(super) fn apply(&mut self, kind: &'static str, change: Change) -> Option<Effect> {
         match change {
@@ -82,12 +100,14 @@ impl Cache {
     /// The kinds that were not listed yet.
     pub(super) fn missing(&self) -> Vec<&'static str> {
         let all = RESOURCES.iter().map(|resource| resource.kind);
-        all.filter(|kind| !self.kinds.contains_key(kind)).collect()
+        let objects = all.filter(|kind| !self.kinds.contains_key(kind));
+        objects.chain(self.pods.missing()).collect()
     }
 
     /// How many objects of each kind there are.
     pub(super) fn counts(&self) -> BTreeMap<String, usize> {
-        self.kinds.iter().map(|(kind, objects)| ((*kind).to_owned(), objects.len())).collect()
+        let kinds = self.kinds.iter().map(|(kind, objects)| ((*kind).to_owned(), objects.len()));
+        kinds.chain(self.pods.count()).collect()
     }
 
     /// Whom an Event about an object has to name.
@@ -106,7 +126,9 @@ impl Cache {
         let mut all: Vec<_> =
             self.kinds.values().flat_map(BTreeMap::values).filter(there).collect();
         all.sort_by_key(|one| one.created);
-        let mut snapshot = Snapshot { addressing: Addressing::Cluster, ..Snapshot::default() };
+        let pods = Arc::clone(self.pods.pods());
+        let addressing = Addressing::Cluster;
+        let mut snapshot = Snapshot { addressing, pods, ..Snapshot::default() };
         for one in all {
             snapshot.objects.extend(one.content.objects.iter().cloned());
             snapshot.rejections.extend(one.content.rejections.iter().cloned());

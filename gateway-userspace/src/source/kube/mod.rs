@@ -8,30 +8,38 @@
 //! The client lives on a thread of its own, which stays in the network namespace that the process was
 //! started in: the gateway may have been given another one, from which there may be no way to
 //! the API server. Nothing is read from, and nothing written to, objects but this: `list` and
-//! `watch` on the [`RESOURCES`], and Events.
+//! `watch` on the [`RESOURCES`], on the metadata of [`PODS`] and [`NAMESPACES`] while the gateway has selectors,
+//! and Events.
 
 mod cache;
 mod definitions;
 mod events;
 mod object;
+mod pods;
 mod resources;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::watch as watch_channel;
 
 use self::cache::{Cache, Change, Effect};
 pub use self::definitions::definitions;
 pub use self::events::Grievance;
-pub use self::resources::{RESOURCES, Resource};
+use self::object::ClusterObject;
+use self::pods::{OneNamespace, OnePod};
+pub use self::resources::{NAMESPACES, PODS, RESOURCES, Resource};
 pub(crate) use self::watch::because;
+use super::pods::Pods;
 use super::{Changes, Snapshot};
 use crate::clock;
+use crate::crd::Kind;
 use crate::metrics::gateway::Heard;
 use crate::privilege::{self, PrivilegeError};
 use crate::rejection::Rejection;
@@ -82,6 +90,10 @@ fn place(path: Option<&Path>) -> String {
 enum Message {
     /// The objects of a kind changed, as we heard at that moment.
     Change(&'static str, Change, Instant),
+    /// Pods did.
+    Pods(Change<OnePod>, Instant),
+    /// Namespaces did.
+    Namespaces(Change<OneNamespace>, Instant),
     /// A kind cannot be watched at the moment, and why.
     Trouble(&'static str, String),
     /// A kind is being watched.
@@ -99,8 +111,15 @@ pub struct Cluster {
     messages: UnboundedReceiver<Message>,
     grievances: mpsc::UnboundedSender<Vec<Grievance>>,
     cache: Cache,
+    /// The gateway that this is for.
+    gateway: String,
+    /// Whether pods are watched.
+    wants_pods: watch_channel::Sender<bool>,
+    /// Whether all kinds had been listed at some time.
+    synced: bool,
     changed: bool,
     changes: Changes,
+    pods_changed: bool,
     health_changed: bool,
     trouble: BTreeMap<&'static str, String>,
     since: Option<u64>,
@@ -133,7 +152,8 @@ impl Cluster {
         let (ready, started) = std::sync::mpsc::channel();
         let path = path.map(Path::to_owned);
         let heard = Heard::default();
-        let hears = heard.clone();
+        let (hears, gateway) = (heard.clone(), reporter.gateway.clone());
+        let (wants_pods, wanted) = watch_channel::channel(false);
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = match runtime {
@@ -151,14 +171,12 @@ impl Cluster {
                 }
                 let _ = ready.send(Ok(server));
                 for resource in RESOURCES {
-                    let watcher = watch::Watcher::new(
-                        resource,
-                        client.clone(),
-                        sender.clone(),
-                        hears.clone(),
-                    );
-                    tokio::spawn(watcher.run());
+                    let ends = (client.clone(), sender.clone(), hears.clone());
+                    tokio::spawn(watch::Watcher::<ClusterObject>::new(resource, ends).run());
                 }
+                let on_demand =
+                    pods::watch_on_demand(client.clone(), sender.clone(), hears, wanted);
+                tokio::spawn(on_demand);
                 events::run(client, reporter, complaints, sender).await;
             });
         };
@@ -170,8 +188,12 @@ impl Cluster {
             messages,
             grievances,
             cache: Cache::default(),
+            gateway,
+            wants_pods,
+            synced: false,
             changed: false,
             changes: Changes::default(),
+            pods_changed: false,
             health_changed: false,
             trouble: BTreeMap::new(),
             since: None,
@@ -202,13 +224,25 @@ impl Cluster {
                 // That an initial list is complete is worth a line in the status.
                 self.health_changed |= matches!(change, Change::Listed(_));
                 if let Some(effect) = self.cache.apply(kind, change) {
-                    self.changed = true;
-                    self.arrival.get_or_insert(at);
+                    self.note(at);
                     match effect {
                         Effect::One(changed) => self.changes.push(changed),
                         Effect::Any => self.changes = Changes::Any,
                     }
                 }
+                if kind == Kind::VpcEgressGateway.as_str() {
+                    self.ask_for_pods();
+                }
+            }
+            Message::Pods(change, at) => {
+                self.health_changed |= matches!(change, Change::Listed(_));
+                let news = self.cache.pods.apply(change);
+                self.note_pods(news, at);
+            }
+            Message::Namespaces(change, at) => {
+                self.health_changed |= matches!(change, Change::Listed(_));
+                let news = self.cache.pods.apply_namespace(change);
+                self.note_pods(news, at);
             }
             Message::Trouble(kind, text) => {
                 self.since.get_or_insert_with(clock::unix_seconds);
@@ -222,6 +256,31 @@ impl Cluster {
                 self.trouble.insert(EVENTS, text);
             }
             Message::Events(None) => self.fine(EVENTS),
+        }
+        self.synced |= self.cache.missing().is_empty();
+    }
+
+    fn note(&mut self, at: Instant) {
+        self.changed = true;
+        self.arrival.get_or_insert(at);
+    }
+
+    fn note_pods(&mut self, news: bool, at: Instant) {
+        if news {
+            self.pods_changed = true;
+            self.note(at);
+        }
+    }
+
+    /// Watches pods if the gateway has selectors, and only then.
+    fn ask_for_pods(&mut self) {
+        let wanted = self.cache.selects(&self.gateway);
+        if self.cache.pods.want(wanted) {
+            self.pods_changed = true;
+            let _ = self.wants_pods.send(wanted);
+        }
+        if !wanted {
+            [PODS, NAMESPACES].iter().for_each(|resource| self.fine(resource.kind));
         }
     }
 
@@ -242,6 +301,12 @@ impl Cluster {
         std::mem::take(&mut self.changes)
     }
 
+    /// The pods, if some have changed since this was last asked.
+    pub fn take_pods(&mut self) -> Option<Arc<Pods>> {
+        let changed = std::mem::take(&mut self.pods_changed);
+        changed.then(|| Arc::clone(self.cache.pods.pods()))
+    }
+
     /// When the first of the changes since this was last asked was heard of.
     pub fn take_arrival(&mut self) -> Option<Instant> {
         self.arrival.take()
@@ -252,10 +317,11 @@ impl Cluster {
         std::mem::take(&mut self.health_changed)
     }
 
-    /// Whether every kind has been listed.
+    /// Whether every kind has been listed, pods being one of them if the gateway has selectors. If it gets some
+    /// later, everything else goes on meanwhile.
     #[must_use]
-    pub fn synced(&self) -> bool {
-        self.cache.missing().is_empty()
+    pub const fn synced(&self) -> bool {
+        self.synced
     }
 
     /// The address of the API server.

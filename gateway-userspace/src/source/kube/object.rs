@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use kube::api::DynamicObject;
+use kube::api::{DynamicObject, ObjectMeta};
 
 use super::super::decode::{Unknown, decode_one};
 use super::super::node::{Entry, Node, Value};
@@ -41,12 +41,7 @@ impl ClusterObject {
     /// Decodes what the API server sent.
     pub(super) fn decode(resource: &Resource, object: &DynamicObject) -> Self {
         let metadata = &object.metadata;
-        let name = metadata.name.clone().unwrap_or_default();
-        let namespace = metadata.namespace.clone();
-        let key = match &namespace {
-            Some(namespace) => format!("{namespace}/{name}"),
-            None => name,
-        };
+        let (key, namespace) = (key_of(metadata), metadata.namespace.clone());
         let origin = Origin { source: Arc::clone(&CLUSTER), document: 0, line: 0 };
         let mut content = Snapshot::default();
         decode_one(&tree(resource, object), &origin, Unknown::Ignored, &mut content);
@@ -83,6 +78,15 @@ impl ClusterObject {
             && self.deleting == other.deleting
             && objects(self).eq(objects(other))
             && self.content.rejections == other.content.rejections
+    }
+}
+
+/// What tells an object from all others of its kind: the name, with the namespace before it where there is one.
+pub(super) fn key_of(metadata: &ObjectMeta) -> String {
+    let name = metadata.name.as_deref().unwrap_or_default();
+    match &metadata.namespace {
+        Some(namespace) => format!("{namespace}/{name}"),
+        None => name.to_owned(),
     }
 }
 

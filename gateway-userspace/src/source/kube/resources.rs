@@ -7,6 +7,8 @@ use crate::crd::{GROUP, Kind, VERSION};
 /// A kind of objects on the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resource {
+    /// The API group; empty: that of Kubernetes itself.
+    pub group: &'static str,
     /// The kind as manifests spell it.
     pub kind: &'static str,
     /// The name in URLs and in RBAC.
@@ -36,12 +38,21 @@ pub const RESOURCES: [Resource; 9] = [
     },
 ];
 
+/// The pods, watched beside the others while a gateway of concern has selectors. Those that have ended are
+/// gone: the API server says so when they do.
+pub const PODS: Resource =
+    Resource { group: "", namespaced: true, ..required("Pod", "pods", &["po"]) };
+
+/// The namespaces, watched with the pods.
+pub const NAMESPACES: Resource =
+    Resource { group: "", ..required("Namespace", "namespaces", &["ns"]) };
+
 const fn required(
     kind: &'static str,
     plural: &'static str,
     short: &'static [&'static str],
 ) -> Resource {
-    Resource { kind, plural, short, namespaced: false, optional: false }
+    Resource { group: GROUP, kind, plural, short, namespaced: false, optional: false }
 }
 
 impl Resource {
@@ -54,13 +65,20 @@ impl Resource {
     /// What the client needs to know.
     #[must_use]
     pub fn api(&self) -> ApiResource {
+        let (group, version) = if self.group.is_empty() { ("", "v1") } else { (GROUP, VERSION) };
         ApiResource {
-            group: GROUP.to_owned(),
-            version: VERSION.to_owned(),
-            api_version: format!("{GROUP}/{VERSION}"),
+            group: group.to_owned(),
+            version: version.to_owned(),
+            api_version: format!("{group}/{version}").trim_start_matches('/').to_owned(),
             kind: self.kind.to_owned(),
             plural: self.plural.to_owned(),
         }
+    }
+
+    /// As RBAC calls it.
+    #[must_use]
+    pub fn qualified(&self) -> String {
+        format!("{}.{}", self.plural, self.group).trim_end_matches('.').to_owned()
     }
 }
 

@@ -4,18 +4,22 @@
 //! with a new list. Bookmarks keep the place fresh where nothing happens. Whatever fails is told and
 //! tried again, after a pause that grows to [`LONGEST`].
 
+use std::fmt::Debug;
 use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
-use kube::api::{Api, DynamicObject, ListParams, WatchEvent, WatchParams};
+use kube::Resource as _;
+use kube::api::{Api, ApiResource, DynamicObject, ObjectMeta, WatchEvent};
 use kube::core::Status;
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep};
 
 use super::Message;
 use super::cache::Change;
-use super::object::ClusterObject;
+use super::object::{ClusterObject, key_of};
+use super::pods::{list_params, watch_params};
 use super::resources::Resource;
 use crate::clock;
 use crate::metrics::gateway::Heard;
@@ -44,10 +48,36 @@ impl Verb {
     }
 }
 
+/// What is made of the objects of a resource.
+pub(super) trait Watched: Sized + Send + 'static {
+    /// What is asked for: objects, or their metadata alone.
+    type Object: kube::Resource<DynamicType = ApiResource> + Clone + Debug + DeserializeOwned + Send;
+    /// Which objects, by their fields; empty: all.
+    const FIELDS: &'static str;
+
+    fn decode(resource: &Resource, object: &Self::Object) -> Self;
+
+    /// How a change is told.
+    fn message(kind: &'static str, change: Change<Self>, at: std::time::Instant) -> Message;
+}
+
+impl Watched for ClusterObject {
+    type Object = DynamicObject;
+    const FIELDS: &'static str = "";
+
+    fn decode(resource: &Resource, object: &DynamicObject) -> Self {
+        Self::decode(resource, object)
+    }
+
+    fn message(kind: &'static str, change: Change<Self>, at: std::time::Instant) -> Message {
+        Message::Change(kind, change, at)
+    }
+}
+
 /// Watches one resource.
-pub(super) struct Watcher {
+pub(super) struct Watcher<T: Watched> {
     resource: Resource,
-    api: Api<DynamicObject>,
+    api: Api<T::Object>,
     sender: UnboundedSender<Message>,
     /// How far we have read; `None`: a list is due.
     version: Option<String>,
@@ -61,12 +91,10 @@ struct Ended {
     error: kube::Error,
 }
 
-impl Watcher {
+impl<T: Watched> Watcher<T> {
     pub(super) fn new(
         resource: Resource,
-        client: kube::Client,
-        sender: UnboundedSender<Message>,
-        heard: Heard,
+        (client, sender, heard): (kube::Client, UnboundedSender<Message>, Heard),
     ) -> Self {
         let api = Api::all_with(client, &resource.api());
         Self { resource, api, sender, version: None, listed: false, heard }
@@ -108,11 +136,7 @@ impl Watcher {
         }
         if status.code == 404 && self.resource.optional && !self.listed {
             self.listed = true;
-            self.send(Message::Change(
-                self.resource.kind,
-                Change::Listed(Vec::new()),
-                clock::now(),
-            ));
+            self.tell(Change::Listed(Vec::new()));
         }
         false
     }
@@ -129,20 +153,19 @@ impl Watcher {
     }
 
     async fn list(&mut self) -> Result<String, kube::Error> {
-        let mut params = ListParams::default().limit(PAGE);
+        let mut params = list_params(T::FIELDS).limit(PAGE);
         let mut objects = Vec::new();
         loop {
             let page = self.api.list(&params).await?;
             self.heard.now();
-            let decode = |object| ClusterObject::decode(&self.resource, object);
+            let decode = |object| T::decode(&self.resource, object);
             objects.extend(page.items.iter().map(decode));
             let metadata = page.metadata;
             match metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => {
                     self.listed = true;
-                    let listed = Change::Listed(objects);
-                    self.send(Message::Change(self.resource.kind, listed, clock::now()));
+                    self.tell(Change::Listed(objects));
                     self.send(Message::Fine(self.resource.kind));
                     return Ok(metadata.resource_version.unwrap_or_default());
                 }
@@ -151,23 +174,19 @@ impl Watcher {
     }
 
     async fn watch(&self, version: &mut String) -> Result<(), kube::Error> {
-        let params = WatchParams::default().timeout(WATCH_SECONDS);
+        let params = watch_params(T::FIELDS).timeout(WATCH_SECONDS);
         let mut events = pin!(self.api.watch(&params, version).await?);
         self.send(Message::Fine(self.resource.kind));
-        let kind = self.resource.kind;
         while let Some(event) = events.try_next().await? {
-            let at = clock::now();
             self.heard.now();
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    let decoded = ClusterObject::decode(&self.resource, &object);
-                    self.send(Message::Change(kind, Change::Applied(Box::new(decoded)), at));
-                    remember(version, object);
+                    self.tell(Change::Applied(Box::new(T::decode(&self.resource, &object))));
+                    remember(version, object.meta());
                 }
                 WatchEvent::Deleted(object) => {
-                    let key = ClusterObject::decode(&self.resource, &object).key;
-                    self.send(Message::Change(kind, Change::Deleted(key), at));
-                    remember(version, object);
+                    self.tell(Change::Deleted(key_of(object.meta())));
+                    remember(version, object.meta());
                 }
                 WatchEvent::Bookmark(bookmark) => *version = bookmark.metadata.resource_version,
                 WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
@@ -176,27 +195,31 @@ impl Watcher {
         Ok(())
     }
 
+    fn tell(&self, change: Change<T>) {
+        self.send(T::message(self.resource.kind, change, clock::now()));
+    }
+
     fn send(&self, message: Message) {
         // Nobody listens any more when the process ends.
         let _ = self.sender.send(message);
     }
 }
 
-fn remember(version: &mut String, object: DynamicObject) {
-    if let Some(fresh) = object.metadata.resource_version {
-        *version = fresh;
+fn remember(version: &mut String, metadata: &ObjectMeta) {
+    if let Some(fresh) = &metadata.resource_version {
+        version.clone_from(fresh);
     }
 }
 
 /// What went wrong, for people: what was tried on what, and what to do about it.
 pub(super) fn describe(resource: &Resource, verb: Verb, error: &kube::Error) -> String {
-    let (group, plural, verb) = (crate::crd::GROUP, resource.plural, verb.as_str());
+    let (plural, verb, qualified) = (resource.plural, verb.as_str(), resource.qualified());
     let because = match error {
         kube::Error::Api(status) if status.code == 404 => format!(
-            "the API server has no such resource; the CRD {plural}.{group} of Kube-OVN is not \
+            "the API server has no such resource; the CRD {qualified} of Kube-OVN is not \
              installed"
         ),
-        other => because(verb, &format!("{plural}.{group}"), other),
+        other => because(verb, &qualified, other),
     };
     format!("failed to {verb} {plural}: {because}")
 }
@@ -240,6 +263,7 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::resources::NAMESPACES;
     use super::*;
     use crate::crd::Kind;
 
@@ -252,6 +276,12 @@ mod tests {
             said,
             "failed to watch iptables-eips: forbidden; RBAC must grant the verb watch on \
              iptables-eips.kubeovn.io (no)"
+        );
+        let status = Status { code: 403, message: "no".into(), ..Status::default() };
+        let said = describe(&NAMESPACES, Verb::List, &kube::Error::Api(Box::new(status)));
+        assert_eq!(
+            said,
+            "failed to list namespaces: forbidden; RBAC must grant the verb list on namespaces (no)"
         );
     }
 }
