@@ -6,10 +6,11 @@ use std::path::Path;
 
 use gateway_common::nexthop::DENIED;
 use gateway_userspace::bfd::engine::Ends;
+use gateway_userspace::bfd::session::Parameters;
 use gateway_userspace::desired::{
     Allocations, DesiredState, Identity, Previous, ReplicaName, Resolutions, resolve, resolve_all,
 };
-use gateway_userspace::egress::plan::{Image, Link, Planned, Surroundings, plan};
+use gateway_userspace::egress::plan::{Image, Link, Planned, Surroundings, bfd_sessions, plan};
 use gateway_userspace::source::{Snapshot, yaml};
 use ipnet::IpNet;
 
@@ -193,13 +194,22 @@ fn bad_input_is_named_and_the_rest_goes_on() {
 #[test]
 fn a_bandwidth_is_read_and_said_not_to_be_enforced() {
     let policies = "policies: [{snat: true, subnets: [tenants]}]\n";
-    for rate in ["100", "'100'", "10M", "1G", "1Gi", "512Mi"] {
+    for rate in ["100", "'100'", "10M", "1G", "1Gi", "512Mi", "1.5G", "'.5Gi'"] {
         let all =
             parse(&gateway(&format!("{policies}{ADDRESSES}bandwidth: {{ingress: {rate}}}\n")));
         assert_eq!(rejections(&all), [""; 0], "{rate}");
         let noted =
             all.notes.iter().any(|note| note.to_string().ends_with("read, but not enforced"));
         assert!(noted, "{rate}");
+    }
+    for rate in ["1.5", "1.G", "'.G'", "+1G", "-1", "1K", "1.5.5G", "1e3", "9223372036855"] {
+        let all =
+            parse(&gateway(&format!("{policies}{ADDRESSES}bandwidth: {{ingress: {rate}}}\n")));
+        let said = rejections(&all);
+        assert!(
+            said.len() == 1 && said[0].contains("spec.bandwidth.ingress: "),
+            "{rate}: {said:?}"
+        );
     }
 }
 
@@ -348,6 +358,55 @@ fn an_egress_gateway_is_a_policy_among_policies() {
     let planned = planned(&all, &|_| None, &Image::default());
     assert_eq!(hops(&planned, "10.0.1.8", "192.0.2.1"), to(&["10.0.9.11", "10.0.9.12"]));
     assert_eq!(hops(&planned, "10.0.1.7", "192.0.2.1"), to(&["10.0.9.10"]));
+}
+
+#[test]
+fn a_vpc_has_the_timers_of_its_guarded_routes() {
+    let with = |value: &str| {
+        let annotated = format!(
+            "metadata: {{name: vpc1, annotations: {{vpc-gateway.io/next-hop-bfd: {value}}}}}"
+        );
+        let text = vpc("
+staticRoutes:
+- {cidr: 0.0.0.0/0, nextHopIP: 10.0.9.11, bfdId: one}
+- {cidr: 198.51.100.0/24, nextHopIP: 10.0.9.12}");
+        parse(&text.replace("metadata: {name: vpc1}", &annotated))
+    };
+    let sessions = |all: &Resolutions| {
+        let sessions = bfd_sessions(&all.egress, &all.routers, &links());
+        let timers = sessions.into_iter().map(|(ends, wants)| {
+            let Parameters { min_rx, min_tx, multiplier, .. } = wants.parameters;
+            (ends.remote.to_string(), min_rx.as_millis(), min_tx.as_millis(), multiplier)
+        });
+        timers.collect::<Vec<_>>()
+    };
+    let one = |rx, tx, multiplier| vec![("10.0.9.11".to_owned(), rx, tx, multiplier)];
+    for (value, expected) in [
+        ("300/200/4", one(300, 200, 4)),
+        ("'on'", one(1000, 1000, 3)),
+        ("'off'", vec![]),
+        // What is bad is rejected, and the default watches on.
+        ("300/200", one(1000, 1000, 3)),
+        ("0/200/3", one(1000, 1000, 3)),
+        ("300/200/256", one(1000, 1000, 3)),
+        ("'yes'", one(1000, 1000, 3)),
+    ] {
+        let all = with(value);
+        assert_eq!(sessions(&all), expected, "{value}");
+        let good = matches!(value, "300/200/4" | "'on'" | "'off'");
+        let said = rejections(&all);
+        let named = "Vpc/vpc1: metadata.annotations.vpc-gateway.io/next-hop-bfd: ";
+        assert!(
+            if good { said.is_empty() } else { said[0].starts_with(named) },
+            "{value}: {said:?}"
+        );
+    }
+    let unknown = with("'on', vpc-gateway.io/bfd-min-rx: '3'");
+    assert_eq!(
+        rejections(&unknown),
+        ["Vpc/vpc1: metadata.annotations.vpc-gateway.io/bfd-min-rx: unknown annotation, expected \
+             one of vpc-gateway.io/next-hop-bfd"]
+    );
 }
 
 #[test]

@@ -214,6 +214,69 @@ fn pods_are_made_labelled_moved_and_deleted() {
     lab.await_status("no pods", |status| status["source"]["objects"]["Pod"].is_null());
 }
 
+const CROWD: u32 = 10_000;
+
+/// A pod with an address of its own, every other one red.
+fn one_of_many(number: u32) -> Value {
+    let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 1, 0, 0).to_bits() + number + 1);
+    let team = ["blue", "red"][number as usize % 2];
+    json!({
+        "metadata": {"name": format!("p{number}"), "labels": {"team": team, "app": "shop"}, "annotations": {
+            "ovn.kubernetes.io/allocated": "true",
+            "ovn.kubernetes.io/ip_address": address,
+            "ovn.kubernetes.io/logical_router": "lab",
+        }},
+        "spec": {"containers": [{"name": "c", "image": "i"}], "terminationGracePeriodSeconds": 0}
+    })
+}
+
+/// CPU time and resident memory of a process, for people.
+fn cost(pid: u32) -> String {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let status = read("status").unwrap_or_default();
+    let memory = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or("no VmRSS");
+    let ticks = read("stat").unwrap_or_default();
+    let ticks: u64 =
+        ticks.split(' ').skip(13).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    format!("{} ms of CPU, {memory}", ticks * 10)
+}
+
+#[test]
+fn one_of_ten_thousand_pods_costs_one_entry() {
+    let Some(binary) = tier::cluster() else { return };
+    let mut lab = Lab::new(&binary, true, by_selector());
+    let wide = json!({"vpc": "lab", "cidrBlock": "10.1.0.0/16", "gateway": "10.1.0.1"});
+    lab.must("a Subnet", lab.api.put("Subnet", "wide", &wide));
+    lab.gateway.restart().unwrap_or_else(|e| panic!("{e:#}"));
+    let pid = lab.gateway.pid().expect("a process");
+    println!("measured: without pods {}", cost(pid));
+    let pods = (0..CROWD).map(one_of_many);
+    let created = lab.must("pods", lab.api.create_all("/api/v1/namespaces/shop/pods", pods));
+    let snats = |wanted: u64| move |status: &Value| status["rules"]["snat"] == wanted;
+    lab.await_status("half of them", snats(u64::from(CROWD) / 2));
+    println!("measured: {CROWD} pods made in {created:?}, taken over with {}", cost(pid));
+
+    let before = cost(pid);
+    for number in 0..20 {
+        let pod = format!("shop/p{}", 2 * number);
+        lab.change(&pod, &json!({"metadata": {"labels": {"team": "red"}}}));
+        lab.await_status("one more", snats(u64::from(CROWD) / 2 + number + 1));
+        let apply = lab.must("status", lab.gateway.status())["last_apply"].clone();
+        // A prefix and the record of its rule.
+        let entries = ["inserted", "updated", "deleted"].map(|what| apply[what].as_u64());
+        assert!(entries[0] <= Some(2) && entries[1] <= Some(1), "{apply}");
+        assert_eq!((entries[2], &apply["sessions_cut"]), (Some(0), &json!(0)), "{apply}");
+        println!("measured: one pod, from the event to the map {} us", apply["event_to_map_us"]);
+    }
+    println!("measured: 20 pods later {}, before {before}", cost(pid));
+
+    lab.gateway.terminate().unwrap();
+    let took = lab.gateway.restart().unwrap_or_else(|e| panic!("{e:#}"));
+    lab.await_status("all of them again", snats(u64::from(CROWD) / 2 + 20));
+    let pid = lab.gateway.pid().expect("a process");
+    println!("measured: ready {took:?} after a restart, {}", cost(pid));
+}
+
 #[test]
 fn a_restart_keeps_pods_and_what_rbac_lacks_is_named() {
     let Some(binary) = tier::cluster() else { return };

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gateway_tests::lab::echo::{ECHO_PORT, EchoServers};
+use gateway_tests::lab::frr::{Frr, Peer};
 use gateway_tests::lab::http::{Nginx, random_file, sha256};
 use gateway_tests::lab::netns::Netns;
 use gateway_tests::lab::probe::TcpProbe;
@@ -335,6 +336,70 @@ fn without_bfd_the_neighbour_table_tells_who_is_dead_and_with_nobody_alive_all_i
                 ensure!(problems.contains("external next hops, IPv4: none is alive"), "{shown}");
                 Ok(shown["dropped"].as_u64().filter(|dropped| *dropped > 0).map(drop))
             })
+        },
+    );
+}
+
+/// The other side of BFD is FRR: killed, started again, and shut down by its administrator.
+#[test]
+fn flows_move_when_frr_dies_or_says_good_bye_and_come_back_with_it() {
+    if !tier::frr() {
+        return;
+    }
+    lab(
+        |text| text.replace("return: stay", "return: move"),
+        |lab| {
+            lab.wait_all()?;
+            lab.silence(true, 1)?;
+            lab.wait_for(&OUTER.map(|both| both[1]), "dead")?;
+            let peers =
+                [(0, "203.0.113.2"), (1, "2001:db8:113::2")].map(|(family, gateway)| Peer {
+                    local: OUTER[family][1].parse().expect("an address"),
+                    remote: gateway.parse().expect("an address"),
+                    interval: 100,
+                });
+            let mut frr = Frr::start(&lab.outer[1].ns, &lab.scratch, "b0", &peers)?;
+            lab.wait_all()?;
+            let _echo = EchoServers::start(&lab.server, ECHO_PORT)?;
+            let mut connections = connect(lab, 0, 24)?;
+            connections.extend(connect(lab, 1, 24)?);
+            let before = ways_of(lab, &connections)?;
+            let by_frr = before.iter().filter(|way| OUTER.iter().any(|both| is(**way, both[1])));
+            ensure!(by_frr.count() > 8, "{before:?}");
+            let moved = |connections: &mut Vec<TcpProbe>| -> Result<()> {
+                lab.wait_for(&OUTER.map(|both| both[1]), "dead")?;
+                connections.iter_mut().try_for_each(|one| one.echo("by the other one"))?;
+                let now = ways_of(lab, connections)?;
+                ensure!(
+                    now.iter().all(|way| OUTER.iter().any(|both| is(*way, both[0]))),
+                    "{now:?}"
+                );
+                Ok(())
+            };
+            let back = |connections: &mut Vec<TcpProbe>| -> Result<()> {
+                lab.wait_all()?;
+                connections.iter_mut().try_for_each(|one| one.echo("as before"))?;
+                ensure!(ways_of(lab, connections)? == before, "not where they were");
+                Ok(())
+            };
+            let at = Instant::now();
+            frr.kill()?;
+            moved(&mut connections)?;
+            println!(
+                "FRR killed: its flows are elsewhere after {:?}, detection 300 ms",
+                at.elapsed()
+            );
+            frr.restart()?;
+            back(&mut connections)?;
+
+            let session = |peer: &Peer| {
+                format!("peer {} local-address {} interface b0", peer.remote, peer.local)
+            };
+            let [one, other] = [session(&peers[0]), session(&peers[1])];
+            frr.configure(&["bfd", &one, "shutdown", "exit", &other, "shutdown"])?;
+            moved(&mut connections)?;
+            frr.configure(&["bfd", &one, "no shutdown", "exit", &other, "no shutdown"])?;
+            back(&mut connections)
         },
     );
 }

@@ -149,6 +149,31 @@ impl Lab {
             .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
+    /// The BFD sessions of the selector.
+    fn sessions(&self) -> Result<Vec<Value>> {
+        let mut command = Command::new(tier::binary()?);
+        command.args(["bfd", "--json", "--gateway", &self.name, "--state-dir"]);
+        // Exit code 1 says that a session is down: the answer is there all the same.
+        let output = command.arg(self.scratch.join("state")).output()?;
+        let shown: Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        Ok(shown["sessions"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Waits until so many sessions are up with these timers, in milliseconds.
+    fn wait_timers(&self, count: usize, transmit: u64, detection: u64) -> Result<()> {
+        wait_until("the timers", PATIENCE, || {
+            let sessions = self.sessions()?;
+            let agreed = sessions.iter().filter(|one| {
+                one["state"] == "up"
+                    && one["transmit_interval_ms"] == transmit
+                    && one["detection_time_ms"] == detection
+            });
+            ensure!(agreed.count() == count, "{sessions:?}");
+            Ok(Some(()))
+        })
+    }
+
     /// Waits until the replicas with slots are these, in both families, and known to be alive.
     fn wait_serving(&self, numbers: &[usize]) -> Result<()> {
         wait_until(&format!("replicas {numbers:?} to serve"), PATIENCE, || {
@@ -233,6 +258,110 @@ fn replica(lab: &str, number: usize, selector: &Netns) -> Result<Replica> {
 
 fn shares(reached: &BTreeMap<u16, usize>) -> [usize; 3] {
     [1, 2, 3].map(|number| reached.values().filter(|one| **one == number).count())
+}
+
+/// The VPC of Kube-OVN's guide, with the replicas as its next hops: policies before static routes.
+#[test]
+fn the_routes_of_the_guide_are_followed() {
+    if !tier::namespaces() || tier::gateway().is_none() {
+        return;
+    }
+    let run = || -> Result<()> {
+        let mut lab = Lab::build()?;
+        let guide = include_str!("../fixtures/accepted/vpc-guide.yaml");
+        let guide = [("254", "11"), ("253", "12"), ("252", "13")].iter().fold(
+            guide.to_owned(),
+            |text, (theirs, ours)| {
+                text.replace(
+                    &format!("nextHopIP: 10.0.1.{theirs}"),
+                    &format!("nextHopIP: 10.0.9.{ours}"),
+                )
+            },
+        );
+        let all_by = |lab: &Lab, expected: [usize; 3]| {
+            wait_until(&format!("{expected:?}"), PATIENCE, || {
+                let shares = shares(&lab.reach(0, Duration::from_millis(500))?);
+                ensure!(shares == expected, "{shares:?}");
+                Ok(Some(()))
+            })
+        };
+        let flows = usize::from(FLOWS);
+        lab.manifest(|_| guide.clone())?;
+        lab.start()?;
+        all_by(&lab, [0, 0, flows]).context("rerouted")?;
+        lab.manifest(|_| guide.replace("10.0.1.250", SERVER[0]))?;
+        all_by(&lab, [0, 0, 0]).context("dropped")?;
+        // The later one of two objects of a name counts, so that the static routes had no effect.
+        let documents: Vec<_> = guide.split("---\n").collect();
+        let others = documents.iter().filter(|one| !one.contains("policyRoutes:"));
+        let others: Vec<_> = others.copied().collect();
+        ensure!(others.len() + 1 == documents.len(), "the guide has changed");
+        lab.manifest(|_| others.join("---\n"))?;
+        all_by(&lab, [flows, 0, 0]).context("by the static route")
+    };
+    run().expect("the guide's routes");
+}
+
+/// Routes by all replicas, guarded by BFD with these timers.
+fn guarded_routes(timers: &str) -> String {
+    let fixture = include_str!("fixtures/select.yaml");
+    let (_, subnets) = fixture.split_once("---\n").expect("Subnets");
+    let mut routes = String::new();
+    for number in 1..=3 {
+        routes += &format!("    - {{cidr: 0.0.0.0/0, nextHopIP: 10.0.9.1{number}, bfdId: b}}\n");
+        routes += &format!("    - {{cidr: '::/0', nextHopIP: 'fd00:10:9::1{number}', bfdId: b}}\n");
+    }
+    format!(
+        "apiVersion: kubeovn.io/v1\nkind: Vpc\nmetadata:\n  name: vpc1\n  annotations:\n    \
+         vpc-gateway.io/next-hop-bfd: {timers}\nspec:\n  staticRoutes:\n{routes}---\n{subnets}"
+    )
+}
+
+#[test]
+fn guarded_routes_have_the_timers_of_their_vpc_and_change_them_in_running_sessions() {
+    if !tier::namespaces() || tier::gateway().is_none() {
+        return;
+    }
+    let run = || -> Result<()> {
+        let mut lab = Lab::build()?;
+        for index in 0..3 {
+            let Lab { replicas, scratch, .. } = &mut lab;
+            replicas[index].start_bfd(scratch)?;
+        }
+        lab.manifest(|_| guarded_routes("100/100/3"))?;
+        lab.start()?;
+        lab.wait_serving(&[1, 2, 3])?;
+        lab.wait_timers(4 + 2, 100, 300)?;
+        ensure!(lab.reach(0, SOON)?.len() == usize::from(FLOWS), "not every flow has an answer");
+        let killed = Instant::now();
+        lab.replicas[1].bfd = None;
+        lab.wait_serving(&[1, 3])?;
+        println!("next hop 2 dead: out of use after {:?}, detection 300 ms", killed.elapsed());
+        for family in 0..2 {
+            let reached = lab.reach(family, SOON)?;
+            ensure!(reached.len() == usize::from(FLOWS) && shares(&reached)[1] == 0, "{reached:?}");
+        }
+
+        // We send every 200 ms then, and hear every 400 ms, of which they let us miss three.
+        lab.manifest(|_| guarded_routes("400/200/5"))?;
+        lab.wait_timers(4, 200, 1200)?;
+        let up = lab.sessions()?.into_iter().filter(|one| one["state"] == "up");
+        ensure!(
+            up.clone().count() == 4 && up.clone().all(|one| one["flaps"] == 0),
+            "a session broke"
+        );
+        // A mistake is named, and the default watches on.
+        lab.manifest(|_| guarded_routes("400/200/0"))?;
+        wait_until("the mistake to be named", PATIENCE, || {
+            let problems = lab.nexthops()?["problems"].to_string();
+            let wanted =
+                "Vpc/vpc1: metadata.annotations.vpc-gateway.io/next-hop-bfd: 0 is not a multiplier";
+            ensure!(problems.contains(wanted), "{problems}");
+            Ok(Some(()))
+        })?;
+        lab.wait_serving(&[1, 3])
+    };
+    run().expect("guarded routes");
 }
 
 fn keep(text: String) -> String {

@@ -12,7 +12,7 @@ use gateway_common::nexthop::HashFields;
 use serde::Serialize;
 
 use crate::desired::{
-    Action, Affinity, DesiredState, Dnat, EgressGateway, Network, NextHop, NextHops, Owner,
+    Action, Affinity, Bfd, DesiredState, Dnat, EgressGateway, Network, NextHop, NextHops, Owner,
     Previous, Resolutions, Router, Sharing, egress_name, resolve_all,
 };
 use crate::rejection::{Note, Rejection};
@@ -244,10 +244,7 @@ fn write_egress(out: &mut impl Write, gateway: &EgressGateway) -> std::io::Resul
 
 /// The routers among which a gateway chooses.
 fn next_hops(all: &NextHops) -> Vec<[String; 3]> {
-    let bfd = all.bfd.map_or_else(String::new, |bfd| {
-        let millis = |time: Duration| time.as_millis();
-        format!(", bfd {}/{}/{}", millis(bfd.min_rx), millis(bfd.min_tx), bfd.multiplier)
-    });
+    let bfd = all.bfd.map_or_else(String::new, |bfd| format!(", {}", timers(bfd)));
     let by = if all.hash == HashFields::Source { "source" } else { "5-tuple" };
     let back = if all.moves { "move" } else { "stay" };
     let sides = [("external", &all.external), ("internal", &all.internal)];
@@ -261,6 +258,12 @@ fn next_hops(all: &NextHops) -> Vec<[String; 3]> {
     .collect()
 }
 
+/// As the annotation has them.
+fn timers(bfd: Bfd) -> String {
+    let millis = |time: Duration| time.as_millis();
+    format!("bfd {}/{}/{}", millis(bfd.min_rx), millis(bfd.min_tx), bfd.multiplier)
+}
+
 /// What each route matches and what it does: policy routes in their order, then static ones.
 fn routes(router: &Router) -> Vec<[String; 2]> {
     let policies = router.policies.iter().map(|policy| {
@@ -271,9 +274,10 @@ fn routes(router: &Router) -> Vec<[String; 2]> {
         };
         [format!("{} {}", policy.priority, policy.matches), action]
     });
+    let guard = format!(" ({})", timers(router.bfd));
     let routes = router.routes.iter().map(|(key, hops)| {
         let hop =
-            |hop: &NextHop| format!("{}{}", hop.address, if hop.guarded { " (bfd)" } else { "" });
+            |hop: &NextHop| format!("{}{}", hop.address, if hop.guarded { &guard } else { "" });
         [key.to_string(), format!("via {}", hops.iter().map(hop).collect::<Vec<_>>().join(", "))]
     });
     policies.chain(routes).collect()

@@ -20,15 +20,17 @@ use crate::state_dir::{self, StateDir};
 /// Options of `vpc-gateway select`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Reads the VpcEgressGateways of the manifests with their Subnets, and the Vpcs with their static and \
-policy routes. A packet whose source is in one of the gateways' policies and whose destination is outside \
-the VPC goes to one of the replicas; what a route covers goes to one of its next hops; all other packets \
+Reads the VpcEgressGateways of the manifests with their Subnets, the Pods and Namespaces that their \
+selectors take, and the Vpcs with their static and policy routes. A packet whose source is in one of the \
+gateways' policies, or a selected pod, and whose destination is outside the VPC goes to one of the replicas; what a route covers goes to one of its next hops; all other packets \
 are left to the kernel. The same flow always takes the same next hop while that is alive; if none is, its \
 packets are dropped.
 
 Annotations of a VpcEgressGateway:
   vpc-gateway.io/hash: 5-tuple | source    what chooses the replica of a flow
   vpc-gateway.io/weights: 2,1,1            in the order of the replicas; 0 takes a replica out
+Annotation of a Vpc:
+  vpc-gateway.io/next-hop-bfd: 300/300/3   minRX/minTX/multiplier of routes with a bfdId; or on, off
 
 SIGTERM and SIGINT end the process and leave the program attached with the replicas as they are.
 

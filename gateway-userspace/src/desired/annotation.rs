@@ -33,7 +33,8 @@ const fn known(kind: Kind) -> &'static [&'static str] {
         Kind::VpcEgressGateway => &EGRESS,
         Kind::VpcNatGateway => &next_hops::ALL,
         Kind::IptablesSnatRule => &[behavior::MAPPING, behavior::FILTERING],
-        Kind::IptablesEip | Kind::IptablesFipRule | Kind::Subnet | Kind::Vpc => &[],
+        Kind::Vpc => &[next_hops::NEXT_HOP_BFD],
+        Kind::IptablesEip | Kind::IptablesFipRule | Kind::Subnet => &[],
     }
 }
 

@@ -427,20 +427,26 @@ pub(super) fn multiplier(number: u32) -> Result<u8, Problem> {
     })
 }
 
-/// A rate: Mbit/s, or a quantity.
+/// A rate: whole Mbit/s, or a quantity, which may have a fraction.
 fn megabits(text: &str) -> Result<(), Problem> {
-    let number = ["Mi", "Gi", "M", "G"].iter().find_map(|suffix| text.strip_suffix(suffix));
-    let number = number.unwrap_or(text);
-    // `u64` would take "+1".
-    let digits = number.bytes().all(|byte| byte.is_ascii_digit());
-    match number.parse::<u64>() {
-        Ok(rate) if digits && rate <= MAX_MEGABITS => Ok(()),
-        _ => Err(Problem::Invalid {
-            value: text.to_owned(),
-            not: "a bandwidth",
-            expected: "a number of Mbit/s, or a quantity such as 100M, 1G or 1Gi",
-        }),
-    }
+    let is_number = |text: &str| {
+        // `u64` would take "+1".
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        digits && text.parse::<u64>().is_ok_and(|number| number <= MAX_MEGABITS)
+    };
+    let valid = match ["Mi", "Gi", "M", "G"].iter().find_map(|suffix| text.strip_suffix(suffix)) {
+        Some(number) => {
+            let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+            let whole = if number.starts_with('.') { "0" } else { whole };
+            is_number(whole) && is_number(fraction)
+        }
+        None => is_number(text),
+    };
+    valid.then_some(()).ok_or_else(|| Problem::Invalid {
+        value: text.to_owned(),
+        not: "a bandwidth",
+        expected: "a number of Mbit/s, or a quantity such as 100M, 1G or 1Gi",
+    })
 }
 
 pub(super) fn hash_word<S: serde::Serializer>(

@@ -7,6 +7,8 @@
 //! vpc-gateway.io/next-hop-bfd: 300/300/3           minRX and minTX in ms, multiplier; or on, off
 //! vpc-gateway.io/next-hop-return: stay             or move
 //! ```
+//!
+//! On a `Vpc`, `next-hop-bfd` is for the next hops of static routes with a `bfdId`.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -86,6 +88,16 @@ pub(super) fn read(site: &Site, metadata: &Metadata, findings: &mut Findings) ->
     let watch: Watch = reader.value(NEXT_HOP_BFD).unwrap_or_default();
     let back: Return = reader.value(NEXT_HOP_RETURN).unwrap_or_default();
     NextHops { external, internal, hash: hash.0, bfd: watch.0, moves: back.0 }
+}
+
+/// Reads [`NEXT_HOP_BFD`] alone: `None` if it is not there or bad, else what it says.
+pub(super) fn watch(
+    site: &Site,
+    metadata: &Metadata,
+    findings: &mut Findings,
+) -> Option<Option<Bfd>> {
+    let watch: Option<Watch> = Reader { site, metadata, findings }.value(NEXT_HOP_BFD);
+    watch.map(|watch| watch.0)
 }
 
 struct Reader<'r> {

@@ -7,10 +7,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::Owner;
 use super::findings::{Findings, Site};
 use super::subnet::Subnets;
-use super::value;
+use super::{Bfd, Owner, annotation, next_hops, value};
 use crate::crd::{PolicyRoute, StaticRoute, Vpc};
 use crate::rejection::{Problem, Remark};
 
@@ -33,6 +32,8 @@ pub struct Router {
     pub routes: BTreeMap<RouteKey, Vec<NextHop>>,
     /// The policy routes, the first one that matches decides.
     pub policies: Vec<Policy>,
+    /// How guarded next hops are watched: our own intervals.
+    pub bfd: Bfd,
     /// The object.
     pub owner: Owner,
 }
@@ -147,13 +148,16 @@ pub(super) fn read_all(
 ) -> BTreeMap<String, Router> {
     let mut routers = BTreeMap::new();
     for (site, object) in objects {
+        annotation::check(site, &object.metadata, findings);
         let name = site.object.name.clone();
+        let bfd = next_hops::watch(site, &object.metadata, findings);
         let mut router = Router {
             inside: subnets.of_vpc(&name),
             tables: subnets.tables_of_vpc(&name),
             name: name.clone(),
             routes: BTreeMap::new(),
             policies: Vec::new(),
+            bfd: bfd.flatten().unwrap_or(Bfd::DEFAULT),
             owner: site.owner(),
         };
         for (index, route) in object.spec.static_routes.iter().enumerate() {
@@ -162,6 +166,9 @@ pub(super) fn read_all(
         for (index, policy) in object.spec.policy_routes.iter().enumerate() {
             let site = site.entry("policyRoutes", index);
             router.policies.extend(policy_route(&site, policy, findings));
+        }
+        if bfd == Some(None) {
+            router.routes.values_mut().flatten().for_each(|hop| hop.guarded = false);
         }
         // Equal ones stay in their order.
         router.policies.sort_by_key(|policy| -policy.priority);

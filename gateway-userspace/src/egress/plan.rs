@@ -469,7 +469,7 @@ where
 }
 
 /// The BFD sessions that gateways and routes ask for. We speak first, as OVN does: what a replica sends
-/// is what we receive. If several ask for one, an egress gateway decides.
+/// is what we receive. If several ask for one, an egress gateway decides, else the last VPC.
 #[must_use]
 pub fn bfd_sessions(
     gateways: &BTreeMap<String, EgressGateway>,
@@ -477,26 +477,30 @@ pub fn bfd_sessions(
     links: &[Link],
 ) -> BTreeMap<Ends, Wants> {
     let mut sessions = BTreeMap::new();
-    let mut want = |bfd: Bfd, remote: IpAddr| {
-        let parameters = Parameters {
-            min_tx: bfd.min_rx,
-            min_rx: bfd.min_tx,
-            multiplier: bfd.multiplier,
-            role: Role::Active,
-        };
+    let mut want = |ours: Bfd, remote: IpAddr| {
+        let Bfd { min_rx, min_tx, multiplier } = ours;
+        let parameters = Parameters { min_tx, min_rx, multiplier, role: Role::Active };
         if let Some(link) = link_to(links, remote) {
             let ends = Ends { local: link.address.addr(), remote };
             sessions.insert(ends, Wants { parameters, min_ttl: MIN_TTL, admin_down: false });
         }
     };
-    let hops = routers.values().flat_map(|router| router.routes.values().flatten());
-    hops.filter(|hop| hop.guarded).for_each(|hop| want(Bfd::DEFAULT, hop.address));
+    for router in routers.values() {
+        guarded(router).for_each(|address| want(router.bfd, address));
+    }
     for gateway in gateways.values() {
         let Some(bfd) = gateway.bfd else { continue };
+        let ours = Bfd { min_tx: bfd.min_rx, min_rx: bfd.min_tx, ..bfd };
         let addresses = gateway.replicas.iter().flat_map(|replica| &replica.addresses);
-        addresses.for_each(|address| want(bfd, *address));
+        addresses.for_each(|address| want(ours, *address));
     }
     sessions
+}
+
+/// The next hops of a router that BFD sessions guard.
+fn guarded(router: &Router) -> impl Iterator<Item = IpAddr> {
+    let hops = router.routes.values().flatten();
+    hops.filter(|hop| hop.guarded).map(|hop| hop.address)
 }
 
 /// For how long after its start the selector leaves flows where they were, until BFD has something to
@@ -506,10 +510,9 @@ pub fn patience(
     gateways: &BTreeMap<String, EgressGateway>,
     routers: &BTreeMap<String, Router>,
 ) -> Duration {
-    let hops = routers.values().flat_map(|router| router.routes.values().flatten());
-    let of_routes = hops.filter(|hop| hop.guarded).map(|_| Bfd::DEFAULT);
+    let watching = routers.values().filter(|router| guarded(router).next().is_some());
+    let of_routes = watching.map(|router| router.bfd);
     let of_gateways = gateways.values().filter_map(|gateway| gateway.bfd);
-    let detection = |bfd: Bfd| bfd.min_tx.max(bfd.min_rx) * u32::from(bfd.multiplier);
-    let longest = of_gateways.chain(of_routes).map(detection).max();
+    let longest = of_gateways.chain(of_routes).map(|bfd| bfd.detection()).max();
     longest.unwrap_or_default() + Duration::from_secs(3)
 }

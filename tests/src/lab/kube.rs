@@ -252,11 +252,24 @@ impl ApiServer {
     /// # Errors
     /// One is refused.
     pub fn create_many(&self, kind: &str, objects: &[(String, Value)]) -> Result<Duration> {
+        let bodies = objects.iter().map(|(name, spec)| object(kind, name, spec));
+        self.create_all(collection(kind)?, bodies)
+    }
+
+    /// Creates many objects in one collection over one connection.
+    ///
+    /// # Errors
+    /// One is refused.
+    pub fn create_all(
+        &self,
+        collection: &str,
+        objects: impl Iterator<Item = Value>,
+    ) -> Result<Duration> {
         let started = Instant::now();
-        let url = self.url(collection(kind)?);
+        let url = self.url(collection);
         let mut config = String::new();
-        for (name, spec) in objects {
-            let body = object(kind, name, spec).to_string().replace('"', "\\\"");
+        for object in objects {
+            let body = object.to_string().replace('"', "\\\"");
             let _ = write!(
                 config,
                 "{}url = \"{url}\"\nrequest = \"POST\"\nheader = \"Content-Type: application/json\"\n\
