@@ -205,7 +205,8 @@ fn with_selectors(api: &ApiServer, net: &Topology, binary: &Path) -> Gateway {
     let made = api.request("POST", path, "application/json", &gateway.to_string());
     made.unwrap_or_else(|e| panic!("{e:#}"));
     let name = format!("{}-out", net.name);
-    let arguments = [api.arguments(false).unwrap(), vec!["--name".into(), name.clone()]].concat();
+    let arguments =
+        [api.arguments(false).expect("a kubeconfig"), vec!["--name".into(), name.clone()]].concat();
     let (binary, object) = (binary.to_owned(), Some("out".to_owned()));
     let settings = Settings { binary, name, object, config: PathBuf::new(), arguments };
     Gateway::prepare(net, settings).unwrap_or_else(|e| panic!("{e:#}"))

@@ -62,7 +62,9 @@ impl Lab {
             "vpc": "lab", "replicas": 1, "internalSubnet": "tenants", "externalSubnet": "outside",
             "internalIPs": [format!("10.0.1.254,{}", v6(Ipv4Addr::new(10, 0, 1, 254)))]
         });
-        all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        for (field, value) in spec.as_object().into_iter().flatten() {
+            all[field] = value.clone();
+        }
         let object = json!({"apiVersion": "kubeovn.io/v1", "kind": "VpcEgressGateway", "metadata": {"name": "out"}, "spec": all});
         lab.request("POST", GATEWAYS, JSON, &object);
         lab
