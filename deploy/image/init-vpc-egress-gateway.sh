@@ -68,7 +68,10 @@ if [ "${ENABLE_BGP:-}" = true ]; then
     exit 0
 fi
 
-policies="[{snat: true, ipBlocks: [$snat]}${pass:+, {snat: false, ipBlocks: [$pass]}}]"
+policies="{snat: true, ipBlocks: [$snat]}"
+if [ -n "$pass" ]; then
+    policies+=", {snat: false, ipBlocks: [$pass]}"
+fi
 mkdir -p "$state/$name"
 cat >"$state/$name.yaml" <<END
 apiVersion: kubeovn.io/v1
@@ -89,7 +92,7 @@ spec: {vpc: pod, cidrBlock: "$cidrs_in"}
 apiVersion: kubeovn.io/v1
 kind: VpcEgressGateway
 metadata: {name: $name}
-spec: {vpc: pod, internalSubnet: internal, externalSubnet: external, policies: $policies}
+spec: {vpc: pod, internalSubnet: internal, externalSubnet: external, policies: [$policies]}
 END
 
 # shellcheck disable=SC2206

@@ -36,7 +36,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     }
     let privilege = privilege::require_kernel(STEPS)?;
     setup::ensure_programs()?;
-    setup::ensure_competitors()?;
+    setup::ensure("competitors", &setup::packages::COMPETITORS)?;
     let products = build::products(&workspace)?;
     let object = build_ebpf::bench_object(&workspace)?;
     process::run(&mut compile(&workspace, "build")).context("failed to build the bench")?;

@@ -55,7 +55,7 @@ pub(crate) fn ensure() -> Result<PathBuf> {
         }
         return Ok(folder);
     }
-    setup::ensure_api_server_programs()?;
+    setup::ensure("API server", &PROGRAMS)?;
     let folder = cache()?.join(format!("vpc-gateway/kube-assets-{VERSION}"));
     fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
     link_etcd(&folder)?;
@@ -155,14 +155,19 @@ fn go() -> Result<PathBuf> {
     })
 }
 
-fn cache() -> Result<PathBuf> {
+/// Where the user keeps what can be made again.
+///
+/// # Errors
+///
+/// There is no home.
+pub(crate) fn cache() -> Result<PathBuf> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = || Some(variable("HOME")?.join(".cache"));
     variable("XDG_CACHE_HOME").or_else(home).context("HOME is not set")
 }
 
 /// What the tests against an API server need beside it.
-pub(crate) const PROGRAMS: [packages::Program; 5] = [
+const PROGRAMS: [packages::Program; 5] = [
     packages::program("etcd", &["etcd-server"], "the storage of the API server"),
     packages::program("containerd", &["containerd"], "sandboxes of pods, by CRI"),
     packages::program("runc", &["runc"], "the processes of those sandboxes"),

@@ -13,6 +13,7 @@
 //! | `fuzz` | libFuzzer on one of the targets |
 //! | `compliance` | the page about the RFCs, from its table |
 //! | `kube-assets` | etcd and kube-apiserver for the tests |
+//! | `image` | the drop-in image as an archive |
 //! | `ci` | what CI runs |
 //!
 //! The verbs print plain steps, inherit the output of what they run, and end with an exit code that
@@ -27,6 +28,7 @@ mod compliance;
 mod console;
 mod demo;
 mod fuzz;
+mod image;
 mod interrupt;
 mod kube_assets;
 mod libtest;
@@ -63,6 +65,7 @@ enum Verb {
     Fuzz(fuzz::Options),
     Compliance(compliance::Options),
     Ci(ci::Options),
+    Image(image::Options),
     KubeAssets(kube_assets::Options),
     Verify(verify::Options),
     /// The two ends of the round trip that `verify` makes inside a virtual machine
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
         Verb::Bench(options) => bench::run(options),
         Verb::Fuzz(options) => fuzz::run(options),
         Verb::Compliance(options) => compliance::run(options),
+        Verb::Image(options) => image::run(options),
         Verb::KubeAssets(options) => kube_assets::run(options),
         Verb::Ci(options) => ci::run(options),
         Verb::Verify(options) => verify::run(options),

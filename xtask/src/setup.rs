@@ -125,37 +125,20 @@ pub(crate) fn ensure_components(workspace: &Workspace) -> Result<()> {
 ///
 /// A required program is missing and cannot be installed.
 pub(crate) fn ensure_programs() -> Result<()> {
-    let missing = packages::missing();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    step("programs", false, || packages::install(&missing))
+    ensure("programs", &packages::PROGRAMS)
 }
 
-/// Installs what the tests against an API server need, where it is missing.
+/// Installs more programs, where they are missing.
 ///
 /// # Errors
 ///
-/// A program is missing and cannot be installed.
-pub(crate) fn ensure_api_server_programs() -> Result<()> {
-    let missing = packages::absent(&crate::kube_assets::PROGRAMS);
+/// A required program is missing and cannot be installed.
+pub(crate) fn ensure(what: &str, programs: &'static [packages::Program]) -> Result<()> {
+    let missing = packages::absent(programs);
     if missing.is_empty() {
         return Ok(());
     }
-    step("API server", false, || packages::install(&missing))
-}
-
-/// Installs what the bench measures beside the gateway, where it is missing.
-///
-/// # Errors
-///
-/// A program is missing and cannot be installed.
-pub(crate) fn ensure_competitors() -> Result<()> {
-    let missing = packages::absent(&packages::COMPETITORS);
-    if missing.is_empty() {
-        return Ok(());
-    }
-    step("competitors", false, || packages::install(&missing))
+    step(what, false, || packages::install(&missing))
 }
 
 /// Runs one step unless it is done, and says which and how long.

@@ -30,7 +30,7 @@ use crate::console::{self, Colour, Steps};
 use crate::libtest::{Reader, Tally};
 use crate::privilege::{self, Privilege};
 use crate::workspace::Workspace;
-use crate::{Exit, build, fuzz, kube_assets, process, setup};
+use crate::{Exit, build, fuzz, image, kube_assets, process, setup};
 
 const STEPS: Steps = Steps::of("test");
 
@@ -165,10 +165,14 @@ fn prepare(workspace: &Workspace, tiers: &[Tier], nightly: bool) -> Result<Optio
         return Ok(None);
     };
     setup::ensure_programs()?;
-    let mut variables = build::products(workspace)?.variables();
+    let products = build::products(workspace)?;
+    let binary = products.binary.clone();
+    let mut variables = products.variables();
     variables.push(("GATEWAY_REQUIRE_KERNEL", "1".into()));
     if tiers.contains(&Tier::Kube) {
         variables.push((kube_assets::VARIABLE, kube_assets::ensure()?.into()));
+        let image = image::archive(workspace, &binary, "vpc-gateway:test")?;
+        variables.push((image::VARIABLE, image.into()));
     }
     if nightly {
         variables.extend(NIGHTLY.map(|(name, value)| (name, value.into())));

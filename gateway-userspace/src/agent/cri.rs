@@ -17,9 +17,6 @@ use tonic_prost::ProstCodec;
 
 use super::namespaces::{self, Namespace, Nobody};
 
-/// How long a runtime may take for one answer.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// Where a container runtime listens: an absolute path, after `unix://` or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket(PathBuf);
@@ -64,17 +61,17 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Connects at the first call, and again after one that failed.
+    /// Connects at the first call, and again after one that failed. An answer may take `patience`.
     ///
     /// # Errors
     ///
     /// When the path of the socket is none that an address can have.
-    pub fn new(socket: &Socket) -> Result<Self, CriError> {
+    pub fn new(socket: &Socket, patience: Duration) -> Result<Self, CriError> {
         let endpoint = Endpoint::from_shared(format!("unix://{socket}")).map_err(|error| {
             let (socket, cause) = (socket.clone(), error.to_string());
             CriError { socket, method: "anything".into(), cause, gone: false }
         })?;
-        let channel = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE).connect_lazy();
+        let channel = endpoint.connect_timeout(patience).timeout(patience).connect_lazy();
         Ok(Self { socket: socket.clone(), channel })
     }
 
@@ -82,7 +79,7 @@ impl Runtime {
     ///
     /// # Errors
     ///
-    /// When nobody listens, or the runtime refuses, or takes longer than 2 s.
+    /// When nobody listens, or the runtime refuses, or takes longer than it may.
     pub async fn call<Q, A>(&self, method: &str, request: Q) -> Result<A, CriError>
     where
         Q: Message + Send + Sync + 'static,

@@ -5,11 +5,15 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::cri::{Runtime, Socket};
 use super::procfs;
+
+/// How long a container runtime may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What tells a network namespace from the others that are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +82,7 @@ impl Places {
             };
             return procfs::namespaces(&self.proc, uids).map_err(no_proc);
         };
-        let runtime = Runtime::new(socket).map_err(|error| error.to_string())?;
+        let runtime = Runtime::new(socket, PATIENCE).map_err(|error| error.to_string())?;
         runtime.namespaces(&self.proc, uids).await.map_err(|error| error.to_string())
     }
 

@@ -1,10 +1,12 @@
 //! A container runtime of the lab's own: containerd and runc, with a CNI plugin that makes no interfaces.
 
-use std::collections::HashMap;
+mod messages;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +17,7 @@ use nix::unistd::Pid;
 use prost::Message;
 use serde_json::Value;
 
+use self::messages::*;
 use super::cleanup::{self, Undo};
 use super::netns::{self, Netns};
 use super::process::Process;
@@ -79,9 +82,7 @@ impl Containerd {
         };
         let mut containerd = Self { folder, process: None, sandboxes: Vec::new(), _undo: undo };
         containerd.up()?;
-        let image = pause_image(&containerd.folder)?;
-        let mut import = containerd.ctr();
-        netns::run(import.args(["images", "import"]).arg(image))?;
+        containerd.import(&pause_image(&containerd.folder)?)?;
         Ok(containerd)
     }
 
@@ -118,6 +119,14 @@ impl Containerd {
         self.process = None;
     }
 
+    /// Makes an image known.
+    ///
+    /// # Errors
+    /// The archive has none.
+    pub fn import(&self, archive: &Path) -> Result<()> {
+        netns::run(self.ctr().args(["images", "import"]).arg(archive)).map(drop)
+    }
+
     /// Runs the sandbox of a pod and returns its id. Its cgroup does not have the uid in its name.
     ///
     /// # Errors
@@ -129,11 +138,56 @@ impl Containerd {
             namespace: namespace.to_owned(),
             attempt,
         };
-        let log_directory = self.folder.join("logs").display().to_string();
-        let config = Config { metadata: Some(metadata), log_directory, linux: Some(Linux {}) };
-        let made: Id = self.call("RunPodSandbox", Run { config: Some(config) })?;
+        let made: Id = self.call("RunPodSandbox", Run { config: Some(self.config(metadata)) })?;
         self.sandboxes.push(made.id.clone());
         Ok(made.id)
+    }
+
+    fn config(&self, metadata: Metadata) -> Config {
+        let log_directory = self.folder.join("logs").display().to_string();
+        let security = Some(Security { privileged: true });
+        Config { metadata: Some(metadata), log_directory, linux: Some(Linux { security }) }
+    }
+
+    /// Runs a privileged container in a sandbox and returns its id.
+    ///
+    /// # Errors
+    /// The runtime refuses.
+    pub fn start_container(
+        &self,
+        sandbox: &str,
+        image: &str,
+        command: &[&str],
+        variables: &[(&str, String)],
+    ) -> Result<String> {
+        let variable = |(key, value): &(&str, String)| Variable {
+            key: (*key).to_owned(),
+            value: value.clone(),
+        };
+        let container = Container {
+            metadata: Some(ContainerName { name: "vpc-nat-gw".to_owned() }),
+            image: Some(ImageName { image: image.to_owned() }),
+            command: command.iter().map(ToString::to_string).collect(),
+            variables: variables.iter().map(variable).collect(),
+            log_path: "container.log".to_owned(),
+            linux: Some(ContainerLinux { security: Some(ContainerSecurity { privileged: true }) }),
+        };
+        let config = Some(self.config(Metadata::default()));
+        let create = Create { sandbox: sandbox.to_owned(), container: Some(container), config };
+        let made: Id = self.call("CreateContainer", create)?;
+        self.call::<Id, Nothing>("StartContainer", made.clone())?;
+        Ok(made.id)
+    }
+
+    /// Runs a command in a container, as `kubectl exec` does.
+    ///
+    /// # Errors
+    /// It cannot be run, or has not ended in time.
+    pub fn exec(&self, container: &str, command: &[&str]) -> Result<Output> {
+        let command = command.iter().map(ToString::to_string).collect();
+        let exec = Exec { container: container.to_owned(), command, timeout: 30 };
+        let Executed { stdout, stderr, code } = self.call("ExecSync", exec)?;
+        Ok(Output { status: ExitStatus::from_raw(code << 8), stdout, stderr })
     }
 
     /// The network namespace of a sandbox.
@@ -169,7 +223,7 @@ impl Containerd {
             self.socket().display().to_string().parse().map_err(anyhow::Error::msg)?;
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         tokio.block_on(async {
-            let runtime = Runtime::new(&socket)?;
+            let runtime = Runtime::new(&socket, 2 * SOON)?;
             Ok(runtime.call(method, request).await?)
         })
     }
@@ -238,9 +292,6 @@ stream_server_address = "127.0.0.1"
 stream_server_port = "0"
 netns_mounts_under_state_dir = true
 
-[plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "native"
-
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{folder}/cni"
 conf_dir = "{folder}/cni"
@@ -276,64 +327,4 @@ fn pause_image(folder: &Path) -> Result<PathBuf> {
     tar.args(["--create", "--directory"]).arg(&folder).arg("--file").arg(&archive);
     netns::run(tar.args(["manifest.json", "config.json", "layer.tar"]))?;
     Ok(archive)
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Nothing {}
-
-#[derive(Clone, PartialEq, Message)]
-struct Version {
-    #[prost(string, tag = "2")]
-    runtime_name: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Id {
-    #[prost(string, tag = "1")]
-    id: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Metadata {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "2")]
-    uid: String,
-    #[prost(string, tag = "3")]
-    namespace: String,
-    #[prost(uint32, tag = "4")]
-    attempt: u32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Linux {}
-
-#[derive(Clone, PartialEq, Message)]
-struct Config {
-    #[prost(message, optional, tag = "1")]
-    metadata: Option<Metadata>,
-    #[prost(string, tag = "3")]
-    log_directory: String,
-    #[prost(message, optional, tag = "8")]
-    linux: Option<Linux>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Run {
-    #[prost(message, optional, tag = "1")]
-    config: Option<Config>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct AskStatus {
-    #[prost(string, tag = "1")]
-    id: String,
-    #[prost(bool, tag = "2")]
-    verbose: bool,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Status {
-    #[prost(map = "string, string", tag = "2")]
-    info: HashMap<String, String>,
 }

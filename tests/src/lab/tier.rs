@@ -15,6 +15,9 @@ pub const REQUIRE: &str = "GATEWAY_REQUIRE_KERNEL";
 /// Where the binary under test is.
 pub const BINARY: &str = "VPC_GATEWAY_BIN";
 
+/// Where the archive of the image is.
+const IMAGE: &str = "VPC_GATEWAY_IMAGE";
+
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Whether network namespaces can be made. Otherwise prints why the test is skipped.
@@ -57,6 +60,17 @@ pub fn frr() -> bool {
 /// It is not, and [`REQUIRE`] is 1.
 pub fn containerd() -> bool {
     granted(super::containerd::available()).is_some()
+}
+
+/// The archive of the image, if there is a container runtime to run it with. Otherwise prints why the test
+/// is skipped.
+///
+/// # Panics
+/// A precondition is missing and [`REQUIRE`] is 1.
+pub fn image() -> Option<PathBuf> {
+    granted(super::containerd::available())?;
+    let archive = std::env::var_os(IMAGE).map(PathBuf::from).filter(|path| path.is_file());
+    granted(archive.with_context(|| format!("{IMAGE} names no file: run `cargo xtask image`")))
 }
 
 /// The binary under test, if there is an API server to run it with. Otherwise prints why the test is
