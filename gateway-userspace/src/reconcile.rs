@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::clock::Stopwatch;
+use crate::dataplane::census::PortsInUse;
 use crate::dataplane::{Applied, Dataplane, Swept};
 use crate::desired::DesiredState;
 use crate::encode::part::{Touched, encode_part};
@@ -60,6 +61,8 @@ pub struct Sweep {
     pub plan: Plan,
     /// How many ids of rules that went may be given to others from now on.
     pub freed: usize,
+    /// External ports in use, if that was counted.
+    pub ports: Option<PortsInUse>,
     /// How many sessions have ended.
     pub ended: u64,
     /// How long it took.
@@ -215,11 +218,12 @@ impl<D: Dataplane> Reconciler<D> {
             return Ok(None);
         };
         let (ended, longest, took) = (swept.ended, swept.longest, self.began.elapsed());
+        let ports = swept.ports.clone();
         let (plan, freed) = self.settle(swept)?;
         if !self.uncut.is_empty() {
             self.begin_sweep()?;
         }
-        Ok(Some(Sweep { plan, freed, ended, took, longest }))
+        Ok(Some(Sweep { plan, freed, ports, ended, took, longest }))
     }
 
     /// Returns what became of drained rules, and how many ids are free again.

@@ -18,7 +18,8 @@ use gateway_tests::lab::wait::wait_until;
 use gateway_tests::lab::world::World;
 use gateway_userspace::metrics::catalog::{COMMON, GATEWAY, SELECTOR};
 
-const SOON: Duration = Duration::from_secs(10);
+/// Ports in use are counted every 5 s.
+const SOON: Duration = Duration::from_secs(15);
 
 fn start(binary: &std::path::Path, arguments: &[&str]) -> (Running, SocketAddr) {
     let server = free_port().expect("a port");
@@ -86,6 +87,8 @@ fn what_is_exported_is_what_was_sent() {
                 (&eip("eip_sessions", EIP_DNAT), 1.0),
                 (&eip("eip_sessions_opened_total", EIP_SNAT), 1.0),
                 (&eip("eip_refused_flows_total", EIP_SNAT), 0.0),
+                (&eip("eip_ports_in_use", EIP_SNAT), 1.0),
+                (&eip("eip_ports_in_use", EIP_DNAT), 0.0),
                 ("sessions", 2.0),
                 ("sessions_limit", 262_144.0),
                 ("sessions_opened_total", 2.0),

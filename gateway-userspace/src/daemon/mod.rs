@@ -23,6 +23,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_common::records::{HostLimits, Timeouts, Unmatched};
@@ -34,6 +35,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::announce::Announcer;
 use crate::clock;
+use crate::dataplane::census::PortsInUse;
 use crate::dataplane::kernel::{Attachment, Kernel, KernelError, KernelOptions, Side};
 use crate::dataplane::mode::{self, Choice, Mode, ModeArgument, Unsupported};
 use crate::desired::{DesiredState, Identity, NotAReplica, ReplicaName, Resolver};
@@ -273,6 +275,7 @@ pub struct Daemon {
     last_sweep: Option<SweepStatus>,
     started_at: u64,
     sweep_took: Duration,
+    ports_in_use: Arc<PortsInUse>,
     ready: bool,
     counts: Counts,
     /// How many rejections there are of each kind.
@@ -476,6 +479,9 @@ impl Daemon {
     fn note_sweep(&mut self, sweep: &Sweep) {
         self.counts.sweep.record(sweep.took);
         self.counts.swept += sweep.ended;
+        if let Some(ports) = sweep.ports.as_ref().filter(|ports| **ports != *self.ports_in_use) {
+            self.ports_in_use = Arc::new(ports.clone());
+        }
         self.edition += u64::from(!sweep.plan.is_empty());
         self.publish();
         if sweep.ended == 0 && sweep.took < LONG_SWEEP {

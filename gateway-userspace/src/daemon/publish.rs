@@ -63,6 +63,7 @@ impl Daemon {
             source: self.source.clone(),
             heard: self.heard.clone(),
             ports: self.settings.ports(),
+            ports_in_use: self.ports_in_use.clone(),
             counts: self.counts,
             routers: self.routers.report(),
         });

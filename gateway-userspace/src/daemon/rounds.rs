@@ -88,6 +88,7 @@ impl Daemon {
             last_apply: None,
             last_sweep: None,
             sweep_took: std::time::Duration::ZERO,
+            ports_in_use: std::sync::Arc::default(),
             started_at: clock::unix_seconds(),
             ready: false,
             counts: Counts::default(),

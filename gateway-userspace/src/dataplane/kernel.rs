@@ -382,8 +382,9 @@ impl Dataplane for Kernel {
             return Ok(None);
         }
         let left = self.maps.settle_draining(sweep.counts && sweep.families == Families::ALL)?;
+        let ports = (sweep.families == Families::ALL).then(|| sweep.census.sum());
         let Sweep { ended, runs, running, longest, .. } = sweep;
-        Ok(Some(Swept { ended, left, runs, running, longest }))
+        Ok(Some(Swept { ended, left, ports, runs, running, longest }))
     }
 }
 

@@ -18,6 +18,7 @@
 //! ```
 
 pub mod attach;
+pub mod census;
 pub mod features;
 pub mod jiffies;
 pub mod kernel;
@@ -39,6 +40,7 @@ pub(crate) use self::raw::link_address;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use self::census::PortsInUse;
 use crate::image::MapImage;
 use crate::plan::{Action, Families, Plan};
 
@@ -100,6 +102,8 @@ pub struct Swept {
     pub ended: u64,
     /// How many sessions each draining rule has left. Empty unless both families were swept.
     pub left: BTreeMap<u32, u32>,
+    /// External ports in use. Nothing unless both families were swept.
+    pub ports: Option<PortsInUse>,
     /// How many runs of a program it took.
     pub runs: u32,
     /// How long all of them took.

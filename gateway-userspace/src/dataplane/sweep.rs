@@ -9,6 +9,7 @@ use gateway_common::records::{Config, RuleState, Session};
 use gateway_common::sweep::{FRAME_BYTES, HEADER_BYTES, NO_RULE, is_candidate, keys_in_frame};
 use gateway_common::tuple::Tuple;
 
+use super::census::Census;
 use super::maps::{MapFamily, Maps, MapsError};
 use super::raw::{Raw, key_bytes};
 use crate::clock;
@@ -60,6 +61,8 @@ pub(super) struct Sweep {
     turn: u16,
     /// Whether what it counts of draining rules is all there is.
     pub(super) counts: bool,
+    /// The ports that it has met.
+    pub(super) census: Census,
     /// How many sessions have ended so far.
     pub(super) ended: u64,
     /// How many runs of a program there were so far, how long all took, and the longest.
@@ -70,13 +73,14 @@ pub(super) struct Sweep {
 
 impl Sweep {
     /// The `turn`-th one.
-    pub(super) const fn new(families: Families, turn: u16) -> Self {
+    pub(super) fn new(families: Families, turn: u16) -> Self {
         Self {
             families,
             stage: Stage::V4,
             position: None,
             turn,
             counts: true,
+            census: Census::default(),
             ended: 0,
             runs: 0,
             running: Duration::ZERO,
@@ -115,7 +119,7 @@ impl Sweep {
     }
 
     fn read<F: MapFamily>(
-        &self,
+        &mut self,
         maps: &Maps,
         rules: &HashMap<u32, u8>,
         config: &Config,
@@ -123,6 +127,9 @@ impl Sweep {
         let mut keys = vec![Raw(Tuple::<F>::default()); SLICE];
         let mut sessions = vec![Raw(Session::<F>::default()); SLICE];
         let (count, rest) = maps.session_batch::<F>(self.position, &mut keys, &mut sessions)?;
+        for (key, session) in keys[..count].iter().zip(&sessions[..count]) {
+            self.census.meet(&key.0, &session.0);
+        }
         let now = clock::ticks();
         let may_be_over = |(key, session): (&Raw<Tuple<F>>, &Raw<Session<F>>)| {
             let rule = match session.0.rule {

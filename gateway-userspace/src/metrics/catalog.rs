@@ -77,6 +77,7 @@ catalog! {
         EIP_OPENED Counter "eip_sessions_opened_total" ["eip"] "Sessions that were opened on an EIP, since the process started.";
         EIP_REFUSED Counter "eip_refused_flows_total" ["eip"] "New flows that found no free port on an EIP, since the process started; another EIP of the pool may have taken them.";
         EIP_SESSIONS Gauge "eip_sessions" ["eip"] "Open sessions on an EIP. Each has an external port; sessions with different remotes may have the same one.";
+        EIP_PORTS Gauge "eip_ports_in_use" ["eip"] "External ports of an EIP that sessions used at the end of the last sweep, each once for each protocol.";
         OTHER_EIP_PACKETS Counter "other_eips_packets_total" [] "As eip_packets_total, for all EIPs that are not shown one by one.";
         OTHER_EIP_BYTES Counter "other_eips_bytes_total" [] "As eip_bytes_total, for all EIPs that are not shown one by one.";
         OTHER_EIP_OPENED Counter "other_eips_sessions_opened_total" [] "As eip_sessions_opened_total, for all EIPs that are not shown one by one.";

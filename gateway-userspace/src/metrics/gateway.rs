@@ -16,6 +16,7 @@ use super::tally::{Amount, Last, Tally};
 use super::{Collect, Facts, catalog, seconds};
 use crate::daemon::chain;
 use crate::dataplane::Applied;
+use crate::dataplane::census::PortsInUse;
 use crate::dataplane::maps::{MapFamily, Maps, MapsError};
 use crate::dataplane::pins::Pins;
 use crate::image::{Content, MapImage, is_draining, kind_of, name_of};
@@ -83,6 +84,8 @@ pub struct Published {
     pub heard: Option<Heard>,
     /// How many ports an EIP has.
     pub ports: u32,
+    /// How many external ports of each EIP were in use at the end of the last sweep.
+    pub ports_in_use: Arc<PortsInUse>,
     /// What was counted.
     pub counts: Counts,
     /// The next-hop groups.
@@ -210,14 +213,14 @@ impl Gateway {
     fn fill(&mut self, facts: &Published, page: &mut Page) -> Result<(), MapsError> {
         self.open(facts)?;
         let Some(maps) = self.maps.take() else { return Ok(()) };
-        let filled = self.refresh(&maps, facts).and_then(|()| self.show(&maps, page));
+        let filled = self.refresh(&maps, facts).and_then(|()| self.show(&maps, facts, page));
         self.maps = Some(maps);
         filled
     }
 
-    fn show(&mut self, maps: &Maps, page: &mut Page) -> Result<(), MapsError> {
+    fn show(&mut self, maps: &Maps, facts: &Published, page: &mut Page) -> Result<(), MapsError> {
         self.show_rules(maps, page)?;
-        self.show_eips(maps, page)?;
+        self.show_eips(maps, &facts.ports_in_use, page)?;
         sessions(maps, page)?;
         reasons(maps, page)?;
         let mut entries = page.metric(catalog::MAP_ENTRIES);
@@ -278,7 +281,12 @@ impl Gateway {
         Ok(())
     }
 
-    fn show_eips(&mut self, maps: &Maps, page: &mut Page) -> Result<(), MapsError> {
+    fn show_eips(
+        &mut self,
+        maps: &Maps,
+        ports_in_use: &PortsInUse,
+        page: &mut Page,
+    ) -> Result<(), MapsError> {
         let mut open = BTreeMap::new();
         let mut open_elsewhere = 0;
         for (eip, sessions, now) in eips(maps)? {
@@ -313,6 +321,10 @@ impl Gateway {
             samples.sample([&eip.to_string()], sessions);
         }
         page.single(catalog::OTHER_EIP_SESSIONS, open_elsewhere);
+        let mut samples = page.metric(catalog::EIP_PORTS);
+        for (eip, _) in self.eips.named() {
+            samples.sample([&eip.to_string()], ports_in_use.get(eip).copied().unwrap_or(0));
+        }
         page.single(catalog::EIPS, self.addresses.len());
         Ok(())
     }
