@@ -347,9 +347,17 @@ fn flows_move_when_frr_dies_or_says_good_bye_and_come_back_with_it() {
         return;
     }
     lab(
-        |text| text.replace("return: stay", "return: move"),
+        |text| {
+            let text = text.replace("return: stay", "return: move");
+            text.replace("next-hop-hash: 5-tuple", "next-hop-hash: 5-tuple/source")
+        },
         |lab| {
             lab.wait_all()?;
+            let shown = lab.next_hops()?;
+            for group in shown["groups"].as_array().context("no groups")? {
+                let expected = if group["side"] == "external" { "5-tuple" } else { "source" };
+                ensure!(group["hash"] == expected, "{group}");
+            }
             lab.silence(true, 1)?;
             lab.wait_for(&OUTER.map(|both| both[1]), "dead")?;
             let peers =

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gateway_common::nexthop::HashFields;
 use gateway_userspace::desired::{
-    Bfd, Identity, NextHops, Previous, ReplicaName, Resolutions, resolve_all,
+    Bfd, Hashes, Identity, NextHops, Previous, ReplicaName, Resolutions, resolve_all,
 };
 use gateway_userspace::source::{Snapshot, yaml};
 
@@ -49,7 +49,7 @@ fn the_example_is_clean_and_says_what_it_says() {
     assert_eq!(all.rejections, []);
     let next_hops = &all.states["gw-next-hops"].gateway.next_hops;
     assert_eq!((next_hops.external.len(), next_hops.internal.len()), (4, 4));
-    assert_eq!(next_hops.hash, HashFields::FiveTuple);
+    assert_eq!(next_hops.hash, Hashes::default());
     let tenth = Duration::from_millis(100);
     assert_eq!(next_hops.bfd, Some(Bfd { min_rx: tenth, min_tx: tenth, multiplier: 3 }));
     assert!(!next_hops.moves);
@@ -75,7 +75,7 @@ fn both_families_stand_in_one_list_with_weights() {
     let expected = [("203.0.113.1", 1), ("203.0.113.2", 2), ("2001:db8::1", 0), ("2001:db8::2", 1)];
     assert_eq!(external(&all), expected.map(|(address, weight)| (address.to_owned(), weight)));
     let found = next_hops(&all);
-    assert_eq!((found.hash, found.moves), (HashFields::Source, true));
+    assert_eq!((found.hash.to_string().as_str(), found.moves), ("source", true));
     assert_eq!(found.bfd, Some(Bfd::DEFAULT));
 }
 
@@ -131,8 +131,18 @@ fn bad_numbers_of_bfd_are_rejected_and_nobody_is_watched() {
 }
 
 #[test]
+fn each_side_may_have_a_hash_of_its_own() {
+    let all = parse(&[("external-next-hops", "203.0.113.1"), ("next-hop-hash", "source/5-tuple")]);
+    let hash = next_hops(&all).hash;
+    assert_eq!((hash.external, hash.internal), (HashFields::Source, HashFields::FiveTuple));
+    assert_eq!(hash.to_string(), "source/5-tuple");
+}
+
+#[test]
 fn a_bad_hash_or_return_is_rejected_and_an_annotation_that_nobody_knows_too() {
     rejected(&parse(&[("next-hop-hash", "7-tuple")]), "7-tuple is not a choice of fields");
+    rejected(&parse(&[("next-hop-hash", "source/")]), " is not a choice of fields");
+    rejected(&parse(&[("next-hop-hash", "source/source/5-tuple")]), "is not a choice of fields");
     rejected(&parse(&[("next-hop-return", "maybe")]), "maybe is not what becomes of open sessions");
     rejected(&parse(&[("next-hops", "203.0.113.1")]), "vpc-gateway.io/next-hops");
 }

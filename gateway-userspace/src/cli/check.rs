@@ -8,12 +8,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use gateway_common::nexthop::HashFields;
 use serde::Serialize;
 
 use crate::desired::{
     Action, Affinity, Bfd, DesiredState, Dnat, EgressGateway, Network, NextHop, NextHops, Owner,
-    Previous, Resolutions, Router, Sharing, egress_name, resolve_all,
+    Previous, Resolutions, Router, Sharing, egress_name, hash_word, resolve_all,
 };
 use crate::rejection::{Note, Rejection};
 use crate::source::yaml;
@@ -245,13 +244,16 @@ fn write_egress(out: &mut impl Write, gateway: &EgressGateway) -> std::io::Resul
 /// The routers among which a gateway chooses.
 fn next_hops(all: &NextHops) -> Vec<[String; 3]> {
     let bfd = all.bfd.map_or_else(String::new, |bfd| format!(", {}", timers(bfd)));
-    let by = if all.hash == HashFields::Source { "source" } else { "5-tuple" };
     let back = if all.moves { "move" } else { "stay" };
-    let sides = [("external", &all.external), ("internal", &all.internal)];
-    let rows = sides.into_iter().flat_map(|(side, routers)| {
-        routers.iter().map(move |router| (side, router.address, router.weight))
+    let sides = [
+        ("external", &all.external, all.hash.external),
+        ("internal", &all.internal, all.hash.internal),
+    ];
+    let rows = sides.into_iter().flat_map(|(side, routers, hash)| {
+        routers.iter().map(move |router| (side, router.address, router.weight, hash))
     });
-    rows.map(|(side, address, weight)| {
+    rows.map(|(side, address, weight, hash)| {
+        let by = hash_word(hash);
         let how = format!("{side}, weight {weight}, by {by}, {back}{bfd}");
         ["next hop".into(), address.to_string(), how]
     })

@@ -54,7 +54,7 @@ pub struct EgressGateway {
     /// Whether replicas on the own node come first.
     pub local: bool,
     /// What chooses the replica of a flow.
-    #[serde(serialize_with = "hash_word")]
+    #[serde(serialize_with = "serialize_hash")]
     pub hash: HashFields,
     /// The routers that each replica sends to.
     #[serde(skip_serializing_if = "NextHops::is_empty")]
@@ -449,14 +449,20 @@ fn megabits(text: &str) -> Result<(), Problem> {
     })
 }
 
-pub(super) fn hash_word<S: serde::Serializer>(
+/// As the annotations have it.
+#[must_use]
+pub fn hash_word(hash: HashFields) -> &'static str {
+    match hash {
+        HashFields::FiveTuple => "5-tuple",
+        HashFields::Source => "source",
+    }
+}
+
+fn serialize_hash<S: serde::Serializer>(
     hash: &HashFields,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(match hash {
-        HashFields::FiveTuple => "5-tuple",
-        HashFields::Source => "source",
-    })
+    serializer.serialize_str(hash_word(*hash))
 }
 
 /// The value of the annotation [`HASH`].

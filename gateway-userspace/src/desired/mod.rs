@@ -39,8 +39,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use self::allocation::{AllocationError, Allocations};
-pub use self::egress::{Bfd, EgressGateway, Replica};
-pub use self::next_hops::{NextHops, Router as NextHopRouter};
+pub use self::egress::{Bfd, EgressGateway, Replica, hash_word};
+pub use self::next_hops::{Hashes, NextHops, Router as NextHopRouter};
 pub use self::replica::{Identity, NotAReplica, ReplicaName};
 use self::resolve::resolve_once;
 use self::resolver::Ground;

@@ -3,13 +3,14 @@
 //! ```text
 //! vpc-gateway.io/external-next-hops: 203.0.113.1, 203.0.113.2 weight 2, 2001:db8::1
 //! vpc-gateway.io/internal-next-hops: 10.0.1.1, 10.0.1.2
-//! vpc-gateway.io/next-hop-hash: 5-tuple            or source
+//! vpc-gateway.io/next-hop-hash: 5-tuple            or source; or one for each side: source/5-tuple
 //! vpc-gateway.io/next-hop-bfd: 300/300/3           minRX and minTX in ms, multiplier; or on, off
 //! vpc-gateway.io/next-hop-return: stay             or move
 //! ```
 //!
 //! On a `Vpc`, `next-hop-bfd` is for the next hops of static routes with a `bfdId`.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -31,7 +32,8 @@ pub(super) const EXTERNAL: &str = "vpc-gateway.io/external-next-hops";
 /// The routers of the VPC, of both families.
 pub(super) const INTERNAL: &str = "vpc-gateway.io/internal-next-hops";
 
-/// What chooses the router of a flow: `5-tuple` (the default) or `source`.
+/// What chooses the router of a flow: `5-tuple` (the default) or `source`, for both sides; or outside and
+/// inside with `/` between.
 pub(super) const NEXT_HOP_HASH: &str = "vpc-gateway.io/next-hop-hash";
 
 /// How the routers are watched: `on`, `off` (the default), or `minRX/minTX/multiplier` in milliseconds.
@@ -55,12 +57,44 @@ pub struct NextHops {
     /// Those of the VPC.
     pub internal: Vec<Router>,
     /// What chooses the router of a flow.
-    #[serde(serialize_with = "hash_word")]
-    pub hash: HashFields,
+    pub hash: Hashes,
     /// How they are watched, if by BFD: our own intervals.
     pub bfd: Option<Bfd>,
     /// Whether open sessions go back to a router that is there again.
     pub moves: bool,
+}
+
+/// What chooses the router of a flow on each side. Written as the annotation has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hashes {
+    /// Outside.
+    pub external: HashFields,
+    /// Inside.
+    pub internal: HashFields,
+}
+
+impl fmt::Display for Hashes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { external, internal } = self;
+        f.write_str(hash_word(*external))?;
+        if external == internal { Ok(()) } else { write!(f, "/{}", hash_word(*internal)) }
+    }
+}
+
+impl Serialize for Hashes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl FromStr for Hashes {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        let (external, internal) = text.split_once('/').unwrap_or((text, text));
+        let read = |text: &str| text.parse::<Hash>().map(|hash| hash.0);
+        Ok(Self { external: read(external)?, internal: read(internal)? })
+    }
 }
 
 /// A router that a gateway sends to.
@@ -84,10 +118,10 @@ impl NextHops {
 pub(super) fn read(site: &Site, metadata: &Metadata, findings: &mut Findings) -> NextHops {
     let mut reader = Reader { site, metadata, findings };
     let (external, internal) = (reader.routers(EXTERNAL), reader.routers(INTERNAL));
-    let hash: Hash = reader.value(NEXT_HOP_HASH).unwrap_or_default();
+    let hash: Hashes = reader.value(NEXT_HOP_HASH).unwrap_or_default();
     let watch: Watch = reader.value(NEXT_HOP_BFD).unwrap_or_default();
     let back: Return = reader.value(NEXT_HOP_RETURN).unwrap_or_default();
-    NextHops { external, internal, hash: hash.0, bfd: watch.0, moves: back.0 }
+    NextHops { external, internal, hash, bfd: watch.0, moves: back.0 }
 }
 
 /// Reads [`NEXT_HOP_BFD`] alone: `None` if it is not there or bad, else what it says.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::report::{GroupStatus, MemberStatus, State};
 use crate::dataplane::kernel::Side;
-use crate::desired::{NextHopRouter, NextHops};
+use crate::desired::{NextHopRouter, NextHops, hash_word};
 use crate::egress::slots::{self, Share, Slots};
 
 /// Which group.
@@ -46,6 +46,14 @@ impl GroupKey {
             Side::External => &all.external,
         };
         routers.iter().filter(move |router| self.has(router.address))
+    }
+
+    /// What is hashed for it.
+    const fn hash(self, all: &NextHops) -> HashFields {
+        match self.side {
+            Side::Internal => all.hash.internal,
+            Side::External => all.hash.external,
+        }
     }
 }
 
@@ -150,7 +158,7 @@ pub fn plan(
     };
     let shares: Vec<_> = members.into_iter().filter(lives).collect();
     let slots = slots::stand_in(&homes, &slots, &shares);
-    let group = Group { hash: wanted.hash, moves: wanted.moves, slots, homes, places };
+    let group = Group { hash: key.hash(wanted), moves: wanted.moves, slots, homes, places };
     let usable = states.iter().any(|state| *state != State::NotOnLink);
     if usable && shares.is_empty() {
         let (side, family) = (key.side.as_str(), key.family());
@@ -306,7 +314,7 @@ fn status(
     GroupStatus {
         side: key.side,
         family: key.family().to_owned(),
-        hash: if wanted.hash == HashFields::Source { "source" } else { "5-tuple" }.to_owned(),
+        hash: hash_word(group.hash).to_owned(),
         on_return: if wanted.moves { "move" } else { "stay" }.to_owned(),
         members,
     }
