@@ -130,9 +130,9 @@ impl Session {
 pub enum Rule {
     /// EIP and inside address are each other.
     Fip(IpAddr, IpAddr),
-    /// This port of an EIP is that port inside.
+    /// This port of an EIP is that port inside. Rules with the same port share it.
     Dnat(u8, SocketAddr, SocketAddr),
-    /// These sources leave by this EIP.
+    /// These sources leave by this EIP. Rules with the same sources are a pool.
     Snat(Prefix, IpAddr),
 }
 
@@ -142,13 +142,17 @@ pub struct ReferenceNat {
     now: u64,
     sessions: Vec<Session>,
     rules: BTreeMap<u32, Rule>,
+    /// Backends that left a shared port: they keep their sessions.
+    draining: BTreeSet<u32>,
+    /// Which EIP of its pool a host was given, where each had a port to give.
+    pairs: BTreeMap<(Prefix, IpAddr), IpAddr>,
     lost: BTreeSet<IpAddr>,
     /// Lowest and highest port for sources from 1024 on.
     ports: (u16, u16),
     /// Most sessions.
     capacity: usize,
     /// Who was told that no port is free since the clock last moved: he may be told so again.
-    refused: BTreeSet<(u8, IpAddr, u16, SocketAddr)>,
+    refused: BTreeSet<(u8, Prefix, u16, SocketAddr)>,
 }
 
 impl ReferenceNat {
@@ -159,6 +163,8 @@ impl ReferenceNat {
             now: 0,
             sessions: Vec::new(),
             rules: BTreeMap::new(),
+            draining: BTreeSet::new(),
+            pairs: BTreeMap::new(),
             lost: BTreeSet::new(),
             ports,
             capacity,
@@ -169,11 +175,25 @@ impl ReferenceNat {
     /// A rule comes.
     pub fn add(&mut self, id: u32, rule: Rule) {
         self.rules.insert(id, rule);
+        self.pairs.clear();
     }
 
     /// A rule goes.
     pub fn remove(&mut self, id: u32) {
         self.rules.remove(&id);
+        self.pairs.clear();
+    }
+
+    /// A backend leaves a shared port.
+    pub fn drain(&mut self, id: u32) {
+        self.remove(id);
+        self.draining.insert(id);
+    }
+
+    /// Whether there is such a rule that takes new flows.
+    #[must_use]
+    pub fn forwards(&self, rule: &Rule) -> bool {
+        self.rules.values().any(|other| other == rule)
     }
 
     /// The way to an address is lost, or found again.
@@ -196,7 +216,8 @@ impl ReferenceNat {
     }
 
     fn is_alive(&self, session: &Session) -> bool {
-        !session.is_over(self.now) && self.rules.contains_key(&session.rule)
+        let rule = self.rules.contains_key(&session.rule) || self.draining.contains(&session.rule);
+        !session.is_over(self.now) && rule
     }
 
     /// Ends the sessions that are over or whose rule is gone. Returns how many.
@@ -285,40 +306,34 @@ impl ReferenceNat {
 
     /// A new flow from inside.
     fn leaves(&mut self, packet: &Packet, became: Became) -> Result<(), String> {
-        let covering = self.rules.iter().filter_map(|(id, rule)| match rule {
-            Rule::Snat((network, length), eip) if covers(*network, *length, packet.from.ip()) => {
-                Some((*length, *id, *eip))
-            }
-            _ => None,
-        });
-        let Some((_, rule, eip)) = covering.max_by_key(|(length, ..)| *length) else {
+        let Some((sources, pool)) = self.pool_of(packet.from.ip()) else {
             return match became {
                 Became::Dropped(DropReason::NoRule | DropReason::NoRoute) => Ok(()),
                 _ => Err("no rule covers it".into()),
             };
         };
-        let (low, high) = self.range(packet.protocol, packet.from.port());
         match became {
             Became::Sent(external, to) => {
                 self.is_sent(became, external, packet.to)?;
-                if external.ip() != eip || !(low..=high).contains(&external.port()) {
-                    return Err(format!("expected from {eip}, a port from {low} to {high}"));
-                }
+                let (low, high) = self.range(packet.protocol, packet.from.port());
+                let rule = pool.get(&external.ip()).copied();
+                let Some(rule) = rule.filter(|_| (low..=high).contains(&external.port())) else {
+                    let eips = pool.keys();
+                    return Err(format!("expected from {eips:?}, a port from {low} to {high}"));
+                };
+                self.is_paired((sources, packet.from.ip()), &pool, external.ip(), packet)?;
                 let (protocol, inside) = (packet.protocol, packet.from);
                 self.open(Ends { protocol, inside, external, remote: to }, packet, rule)
             }
             Became::Dropped(DropReason::NoRoute) if self.lost.contains(&packet.to.ip()) => Ok(()),
             Became::Dropped(DropReason::SessionsFull) => self.is_full(),
             Became::Dropped(DropReason::PortsExhausted) => {
-                let key = (packet.protocol, eip, low, packet.to);
-                let free = (low..=high).find(|port| {
-                    self.holder(packet.protocol, SocketAddr::new(eip, *port), packet.to)
-                        // A port forward's own session keeps its port until it is swept.
-                        .is_none_or(|held| held.is_over(self.now) && held.opener == Side::Inside)
-                });
+                let (low, _) = self.range(packet.protocol, packet.from.port());
+                let key = (packet.protocol, sources, low, packet.to);
+                let free = pool.keys().find_map(|eip| self.free_port(*eip, packet));
                 match free {
-                    Some(port) if !self.refused.contains(&key) => {
-                        Err(format!("port {port} of {eip} is free towards {}", packet.to))
+                    Some(free) if !self.refused.contains(&key) => {
+                        Err(format!("{free} is free towards {}", packet.to))
                     }
                     _ => {
                         self.refused.insert(key);
@@ -330,9 +345,58 @@ impl ReferenceNat {
         }
     }
 
+    /// The longest prefix with a source in it, and the EIPs of its rules.
+    fn pool_of(&self, source: IpAddr) -> Option<(Prefix, BTreeMap<IpAddr, u32>)> {
+        let rules = self.rules.iter().filter_map(|(id, rule)| match rule {
+            Rule::Snat(sources, eip) if covers(sources.0, sources.1, source) => {
+                Some((*sources, *eip, *id))
+            }
+            _ => None,
+        });
+        let all: Vec<_> = rules.collect();
+        let longest = all.iter().map(|(sources, ..)| *sources).max_by_key(|(_, length)| *length)?;
+        let pool = all.iter().filter(|(sources, ..)| *sources == longest);
+        Some((longest, pool.map(|(_, eip, id)| (*eip, *id)).collect()))
+    }
+
+    /// A port of an EIP that this packet may have.
+    fn free_port(&self, eip: IpAddr, packet: &Packet) -> Option<SocketAddr> {
+        let (low, high) = self.range(packet.protocol, packet.from.port());
+        (low..=high).map(|port| SocketAddr::new(eip, port)).find(|external| {
+            self.holder(packet.protocol, *external, packet.to)
+                // A port forward's own session keeps its port until it is swept.
+                .is_none_or(|held| held.is_over(self.now) && held.opener == Side::Inside)
+        })
+    }
+
+    /// A host has one EIP of a pool for all its flows, as long as that has a port to give (RFC 4787,
+    /// REQ-2).
+    fn is_paired(
+        &mut self,
+        host: (Prefix, IpAddr),
+        pool: &BTreeMap<IpAddr, u32>,
+        eip: IpAddr,
+        packet: &Packet,
+    ) -> Result<(), String> {
+        match self.pairs.get(&host) {
+            Some(paired) if *paired != eip => match self.free_port(*paired, packet) {
+                Some(free) => Err(format!("{} is paired with {paired}; {free} is free", host.1)),
+                None => Ok(()),
+            },
+            Some(_) => Ok(()),
+            None => {
+                // Otherwise nobody knows which it would have been.
+                if pool.keys().all(|eip| self.free_port(*eip, packet).is_some()) {
+                    self.pairs.insert(host, eip);
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// A new flow from outside.
     fn enters(&mut self, packet: &Packet, became: Became) -> Result<(), String> {
-        let forward = self.rules.iter().find_map(|(id, rule)| match rule {
+        let backends = self.rules.iter().filter_map(|(id, rule)| match rule {
             Rule::Dnat(protocol, external, inside)
                 if (*protocol, *external) == (packet.protocol, packet.to) =>
             {
@@ -340,27 +404,40 @@ impl ReferenceNat {
             }
             _ => None,
         });
-        let Some((rule, inside)) = forward else {
+        let backends: Vec<_> = backends.collect();
+        if backends.is_empty() {
             return match became {
                 Became::Passed => Ok(()),
                 _ => Err("it is to an address of the gateway, and nobody's".into()),
             };
-        };
+        }
         let (protocol, external, remote) = (packet.protocol, packet.to, packet.from);
-        let ends = Ends { protocol, inside, external, remote };
-        let rival = self.sessions.iter().any(|Session { ends, .. }| {
-            (ends.protocol, ends.inside, ends.remote) == (protocol, inside, remote)
-        });
+        let rival = |inside: SocketAddr| {
+            self.sessions.iter().any(|Session { ends, .. }| {
+                (ends.protocol, ends.inside, ends.remote) == (protocol, inside, remote)
+            })
+        };
         match became {
-            Became::Dropped(DropReason::TupleTaken) if rival => Ok(()),
-            Became::Dropped(DropReason::SessionsFull) => self.is_full(),
-            _ => {
+            Became::Sent(_, to) => {
+                let chosen = backends.iter().find(|(_, inside)| *inside == to);
+                let Some((rule, inside)) = chosen.copied() else {
+                    return Err(format!("expected to one of {backends:?}"));
+                };
                 self.is_sent(became, remote, inside)?;
-                if !matches!(became, Became::Sent(..)) {
-                    return Ok(());
-                }
-                self.open(ends, packet, rule)
+                self.open(Ends { protocol, inside, external, remote }, packet, rule)
             }
+            Became::Dropped(DropReason::TupleTaken)
+                if backends.iter().any(|(_, inside)| rival(*inside)) =>
+            {
+                Ok(())
+            }
+            Became::Dropped(DropReason::NoRoute)
+                if backends.iter().any(|(_, inside)| self.lost.contains(&inside.ip())) =>
+            {
+                Ok(())
+            }
+            Became::Dropped(DropReason::SessionsFull) => self.is_full(),
+            _ => Err("a rule forwards it".into()),
         }
     }
 

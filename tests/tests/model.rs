@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use gateway_common::records::{ORIGINAL, Timeouts, ticks_from_secs};
+use gateway_common::share::Balance;
 use gateway_common::tuple::Direction;
 use gateway_tests::build_packet::{
     ACK, Draft, FIN, ICMP, ICMPV6, RST, SYN, TCP, UDP, end, ping, tcp, udp,
@@ -31,7 +32,9 @@ const PORTS: (u16, u16) = (30_001, 30_003);
 const INSIDE: [&str; 4] = ["10.0.1.5", "10.0.1.10", "10.0.1.20", "10.0.2.30"];
 const REMOTES: [&str; 3] = ["198.51.100.7:443", "198.51.100.7:53", "198.51.100.8:443"];
 const SOURCES: [u16; 8] = [4000, 4001, 4002, 4003, 8080, 53, 700, 100];
-const EXTERNALS: [&str; 6] = [
+const EXTERNALS: [&str; 8] = [
+    SHARED,
+    SHARED,
     "203.0.113.11:80",
     "203.0.113.12:80",
     "203.0.113.11:53",
@@ -43,43 +46,65 @@ const EXTERNALS: [&str; 6] = [
 const LOSABLE: [&str; 3] = ["198.51.100.8", "10.0.1.20", "10.0.1.10"];
 
 /// The rules that come and go.
-const RULES: [Line; 8] = [
+const RULES: [Line; 10] = [
     Line::Fip("203.0.113.14", "10.0.1.5"),
     Line::Dnat(TCP, "203.0.113.11:80", "10.0.1.10:8080"),
     Line::Dnat(TCP, "203.0.113.12:80", "10.0.1.10:8080"),
     Line::Dnat(UDP, "203.0.113.11:53", "10.0.1.10:53"),
     // In the middle of the range that SNAT rules take their ports from.
     Line::Dnat(UDP, "203.0.113.10:30003", "10.0.1.20:4001"),
-    Line::Snat("10.0.1.0/24", "203.0.113.10"),
-    Line::Snat("10.0.1.20/32", "203.0.113.13"),
-    Line::Snat("10.0.2.0/24", "203.0.113.10"),
+    Line::Snat("10.0.1.0/24", &["203.0.113.10"]),
+    Line::Snat("10.0.1.20/32", &["203.0.113.13"]),
+    Line::Snat("10.0.2.0/24", &["203.0.113.10"]),
+    Line::Share(TCP, SHARED, &["10.0.1.5:80", "10.0.1.20:80", "10.0.2.30:80"]),
+    Line::Snat("10.0.1.5/32", &["203.0.113.15", "203.0.113.16"]),
 ];
+
+/// A port that several backends share.
+const SHARED: &str = "203.0.113.12:443";
+const SHARE: usize = 8;
+/// Who may come into it.
+const JOINS: [&str; 2] = ["10.0.1.10:80", "10.0.2.30:8081"];
 
 #[derive(Clone, Copy)]
 enum Line {
     Fip(&'static str, &'static str),
     Dnat(u8, &'static str, &'static str),
-    Snat(&'static str, &'static str),
+    Snat(&'static str, &'static [&'static str]),
+    Share(u8, &'static str, &'static [&'static str]),
 }
 
 impl Line {
-    fn rule(self) -> Rule {
+    /// What it is in the model, a rule for each id.
+    fn rules(self) -> Vec<Rule> {
         match self {
-            Self::Fip(eip, inside) => Rule::Fip(end(eip).ip(), end(inside).ip()),
-            Self::Dnat(protocol, external, inside) => {
-                Rule::Dnat(protocol, end(external), end(inside))
+            Self::Fip(eip, inside) => vec![Rule::Fip(end(eip).ip(), end(inside).ip())],
+            Self::Dnat(protocol, external, inside) => vec![forward(protocol, external, inside)],
+            Self::Snat(sources, eips) => {
+                let rule = |eip: &&str| Rule::Snat(prefix(sources), end(eip).ip());
+                eips.iter().map(rule).collect()
             }
-            Self::Snat(source, eip) => Rule::Snat(prefix(source), end(eip).ip()),
+            Self::Share(protocol, external, insides) => {
+                insides.iter().map(|inside| forward(protocol, external, inside)).collect()
+            }
         }
     }
 
-    fn add(self, gw: &mut Gateway<'_>) -> u32 {
+    fn add(self, gw: &mut Gateway<'_>) -> Vec<u32> {
         match self {
-            Self::Fip(eip, inside) => gw.fip(eip, inside),
-            Self::Dnat(protocol, external, inside) => gw.dnat(external, protocol, inside),
-            Self::Snat(source, eip) => gw.snat(source, &[eip])[0],
+            Self::Fip(eip, inside) => vec![gw.fip(eip, inside)],
+            Self::Dnat(protocol, external, inside) => vec![gw.dnat(external, protocol, inside)],
+            Self::Snat(sources, eips) => gw.snat(sources, eips),
+            Self::Share(protocol, external, insides) => {
+                let insides: Vec<_> = insides.iter().map(|inside| (*inside, 1)).collect();
+                gw.share(external, protocol, Balance::Random, &insides)
+            }
         }
     }
+}
+
+fn forward(protocol: u8, external: &str, inside: &str) -> Rule {
+    Rule::Dnat(protocol, end(external), end(inside))
 }
 
 /// The gateway, the model, and how often what was seen.
@@ -87,7 +112,7 @@ struct Run<'a> {
     gw: Gateway<'a>,
     model: ReferenceNat,
     dice: Dice,
-    rules: [Option<u32>; RULES.len()],
+    rules: [Vec<u32>; RULES.len()],
     lost: BTreeSet<&'static str>,
     tally: Tally,
 }
@@ -102,6 +127,7 @@ struct Tally {
     exhausted: u64,
     taken: u64,
     swept: u64,
+    drained: u64,
     most_sessions: usize,
 }
 
@@ -118,28 +144,50 @@ impl<'a> Run<'a> {
 
     /// A rule comes or goes.
     fn toggle(&mut self, index: usize) {
-        if let Some(id) = self.rules[index].take() {
-            self.gw.remove(id);
-            self.model.remove(id);
+        let gone = std::mem::take(&mut self.rules[index]);
+        if let Some(first) = gone.first() {
+            self.gw.remove(*first);
+            gone.iter().for_each(|id| self.model.remove(*id));
         } else {
-            let id = RULES[index].add(&mut self.gw);
-            self.model.add(id, RULES[index].rule());
-            self.rules[index] = Some(id);
+            let ids = RULES[index].add(&mut self.gw);
+            let rules = ids.iter().zip(RULES[index].rules());
+            rules.for_each(|(id, rule)| self.model.add(*id, rule));
+            self.rules[index] = ids;
         }
+    }
+
+    /// A backend leaves the shared port, and another comes in its place.
+    fn rebalance(&mut self) {
+        let ids = self.rules[SHARE].clone();
+        if ids.is_empty() {
+            return;
+        }
+        let leaves = self.dice.pick(&ids);
+        let stay: Vec<_> = ids.iter().copied().filter(|id| *id != leaves).collect();
+        let joins = self.dice.pick(&JOINS);
+        if self.model.forwards(&forward(TCP, SHARED, joins)) {
+            return;
+        }
+        let fresh = self.gw.rebalance(leaves, &stay, &[joins]);
+        self.model.drain(leaves);
+        fresh.iter().for_each(|id| self.model.add(*id, forward(TCP, SHARED, joins)));
+        self.rules[SHARE] = stay.into_iter().chain(fresh).collect();
+        self.tally.drained += 1;
     }
 
     fn step(&mut self) -> Result<(), String> {
         match self.dice.below(100) {
             0..3 => {
                 let index = self.dice.below(RULES.len());
-                let goes = self.rules[index].is_some();
+                let goes = !self.rules[index].is_empty();
                 self.toggle(index);
                 // As the daemon does, before an id is used again.
                 if goes {
                     self.sweep()?;
                 }
             }
-            3..5 => self.lose_or_find(),
+            3 => self.lose_or_find(),
+            4 => self.rebalance(),
             5..12 => {
                 let seconds = self.dice.pick(&[1, 20, 40, 70, 130, 250, 310, 7000]);
                 self.gw.advance(seconds);
@@ -332,9 +380,10 @@ fn the_pipeline_does_what_the_model_allows() {
         let tally = go(ipv6, seed, steps);
         println!("seed {seed}, {steps} steps in {:.1?}: {tally:?}", started.elapsed());
         // Every corner was met.
-        let Tally { sent, passed, no_rule, no_way, full, exhausted, taken, swept, most_sessions } =
+        let Tally { sent, passed, no_rule, no_way, full, exhausted, taken, swept, drained, .. } =
             tally;
-        let often = [sent, passed, no_rule, no_way, full, exhausted, taken, swept];
+        let most_sessions = tally.most_sessions;
+        let often = [sent, passed, no_rule, no_way, full, exhausted, taken, swept, drained];
         assert!(steps < 20_000 || often.iter().all(|count| *count >= 5), "{often:?}");
         assert!(steps < 20_000 || most_sessions == SESSIONS as usize, "{most_sessions}");
     }
@@ -382,10 +431,39 @@ fn a_gateway_with_another_range_of_ports_is_caught() {
 fn a_rule_that_stays_behind_is_caught() {
     let why = objection(|run, step| {
         if step > 500
-            && let Some(id) = run.rules[5]
+            && let Some(id) = run.rules[5].first()
         {
-            run.model.remove(id);
+            run.model.remove(*id);
         }
     });
     assert!(why.is_some());
+}
+
+#[test]
+fn a_new_flow_to_a_backend_that_left_is_caught() {
+    let why = objection(|run, step| {
+        if step > 500
+            && let Some(id) = run.rules[SHARE].first()
+        {
+            run.model.drain(*id);
+        }
+    });
+    assert!(why.is_some_and(|why| why.contains("expected to one of")));
+}
+
+#[test]
+fn a_host_with_two_addresses_of_a_pool_is_caught() {
+    let mut model = ReferenceNat::new(PORTS, SESSIONS as usize);
+    let eips = ["203.0.113.15:30001", "203.0.113.16:30002"].map(end);
+    for (id, eip) in (1..).zip(eips) {
+        model.add(id, Rule::Snat(prefix("10.0.1.0/24"), eip.ip()));
+    }
+    let packet = |port: u16, to: &str| {
+        let from = SocketAddr::new(end(INSIDE[0]).ip(), port);
+        Packet { side: Side::Inside, protocol: UDP, from, to: end(to), flags: 0 }
+    };
+    let (one, two) = (packet(4000, REMOTES[0]), packet(4001, REMOTES[1]));
+    model.packet(&one, Became::Sent(eips[0], one.to)).expect("a free port");
+    let why = model.packet(&two, Became::Sent(eips[1], two.to)).expect_err("another EIP");
+    assert!(why.contains("is paired with 203.0.113.15"), "{why}");
 }
