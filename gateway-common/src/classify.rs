@@ -6,6 +6,7 @@
 use crate::{
     endpoint_independent,
     family::{Address, Family},
+    known_route::{KnownRoute, Moment},
     parse::PortFields,
     pipeline::Passage,
     records::{Balance, Config, DnatKey, FipKey, HAIRPIN, KEEP_ADDRESS, Unmatched},
@@ -245,18 +246,32 @@ pub(crate) fn turns_outside<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F
         && work.rewrite.endpoints.destination != work.parsed.tuple.endpoints.destination
 }
 
-/// Asks for the route of the rewritten packet.
-#[inline(always)]
+/// The route of the rewritten packet: one that this CPU remembers, or the kernel's answer.
+// A function of its own for its stack frame.
+#[inline(never)]
 pub(crate) fn route<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Route {
-    let tuple = &passage.work.parsed.tuple;
-    let query = RouteQuery { ifindex: passage.work.arrival.ifindex, protocol: tuple.protocol };
-    let rewrite = &mut passage.work.rewrite;
-    passage.tables.route(
-        &query,
-        &tuple.endpoints.source,
-        &rewrite.endpoints.destination,
-        &mut rewrite.next_hop,
-    )
+    let (work, tables) = (&mut *passage.work, &mut *passage.tables);
+    let tuple = &work.parsed.tuple;
+    let query = RouteQuery { ifindex: work.arrival.ifindex, protocol: tuple.protocol };
+    let at = Moment { now: work.arrival.now, routing: passage.config.routing };
+    let (source, destination) = (&tuple.endpoints.source, &work.rewrite.endpoints.destination);
+    let next_hop = &mut work.rewrite.next_hop;
+    let place = KnownRoute::<F>::place(source, destination);
+    if let Some(known) = tables.known_route(place) {
+        if known.answers(&query, source, destination, at) {
+            next_hop.address.set(&known.next_hop.address);
+            next_hop.ifindex = known.next_hop.ifindex;
+            return Route::Forward;
+        }
+        known.ask(&query, source, destination, at);
+    }
+    let route = tables.route(&query, source, destination, next_hop);
+    if route == Route::Forward
+        && let Some(known) = tables.known_route(place)
+    {
+        known.answer(next_hop);
+    }
+    route
 }
 
 /// Applies `--unmatched`.

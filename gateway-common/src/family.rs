@@ -68,6 +68,9 @@ pub trait Address: Copy + Debug + Default + Ord {
     /// A number that spreads addresses: same address, same number.
     fn spread(&self) -> u32;
 
+    /// Its last four octets, as a number of the host.
+    fn last_octets(&self) -> u32;
+
     /// Whether it names a group or nobody: multicast, broadcast, unspecified, loopback.
     fn is_special(&self) -> bool;
 
@@ -104,7 +107,12 @@ impl Address for Ipv4 {
 
     #[inline(always)]
     fn spread(&self) -> u32 {
-        mix(u32::from_be_bytes(self.octets))
+        mix(self.last_octets())
+    }
+
+    #[inline(always)]
+    fn last_octets(&self) -> u32 {
+        u32::from_be_bytes(self.octets)
     }
 
     #[inline(always)]
@@ -176,6 +184,11 @@ impl Address for Ipv6 {
     fn spread(&self) -> u32 {
         let words = self.words();
         mix(mix(mix(mix(words[0]) ^ words[1]) ^ words[2]) ^ words[3])
+    }
+
+    #[inline(always)]
+    fn last_octets(&self) -> u32 {
+        u32::from_be(self.words()[3])
     }
 
     #[inline(always)]

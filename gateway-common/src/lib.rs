@@ -48,6 +48,7 @@ pub mod family;
 pub mod forward;
 pub mod fragment;
 pub mod icmp_error;
+pub mod known_route;
 pub mod mapping;
 pub mod mss;
 pub mod neighbor;

@@ -7,6 +7,7 @@ use crate::{
     expire,
     family::{Address, Family},
     forward,
+    known_route::same_epoch,
     mapping::{self, EXHAUSTED_TICKS, PortRange, PortWalk, TRIES, WalkEnd},
     packet::Packet,
     pipeline::{self, Arrival, Passage, Stage, Work},
@@ -17,11 +18,6 @@ use crate::{
     verdict::{DropReason, Exit, SESSIONS_OPENED, Tries},
     wire::transport::{ACK, FIN, RST, SYN},
 };
-
-/// Sessions look their route up again when their time crosses a multiple of 2^11 ticks (2.1 s).
-///
-/// So a change of routes is followed even if nobody raises [`Config::routing`].
-const ROUTE_EPOCH_SHIFT: u32 = 11;
 
 /// The TCP flags that sessions keep.
 const FLAGS: u8 = FIN | SYN | RST | ACK;
@@ -47,7 +43,7 @@ pub fn lookup<F: Family, P: Packet, T: Tables<F>>(
     // A SYN may begin a new flow on the tuple: rare enough to look at the route again as well.
     let settled = session.routing == passage.config.routing
         && session.egress != 0
-        && (session.last_seen ^ passage.work.arrival.now) >> ROUTE_EPOCH_SHIFT == 0
+        && same_epoch(session.last_seen, passage.work.arrival.now)
         && parsed.tcp_flags & (SYN | ACK) != SYN;
     rewrite.endpoints.set(&session.translated);
     rewrite.next_hop.address.set(&session.next_hop);

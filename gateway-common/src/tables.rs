@@ -2,6 +2,7 @@
 
 use crate::{
     family::Family,
+    known_route::KnownRoute,
     mapping::PortWalk,
     nexthop::NextHopGroup,
     packet::Packet,
@@ -179,6 +180,10 @@ pub trait Tables<F: Family> {
         destination: &F::Addr,
         next_hop: &mut NextHop<F>,
     ) -> Route;
+
+    /// A place for a route that this CPU remembers, below
+    /// [`PLACES`](crate::known_route::PLACES). It may be forgotten at any time.
+    fn known_route(&mut self, place: u32) -> Option<&mut KnownRoute<F>>;
 
     /// The next-hop group of the side whose packets have this [`Direction`](crate::tuple::Direction).
     fn next_hops(&mut self, side: u32) -> Option<&NextHopGroup<F>>;

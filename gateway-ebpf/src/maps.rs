@@ -1,6 +1,7 @@
 //! The maps, and [`Tables`] over them and the kernel's routing table.
 
 mod family;
+mod neighbor;
 mod route;
 
 use core::{
@@ -15,29 +16,29 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_redir_neigh,
     },
     btf_maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
-    helpers::generated::{bpf_for_each_map_elem, bpf_get_prandom_u32, bpf_map_lookup_elem},
+    helpers::generated::{bpf_for_each_map_elem, bpf_get_prandom_u32},
     macros::btf_map,
 };
 use gateway_common::{
     family::{Family, V4, V6},
     fragment,
+    known_route::{self, KnownRoute},
     mapping::PortWalk,
     nexthop::NextHopGroup,
     packet::Packet,
     pipeline::{Outcome, PacketStage, Passage, Stage, Work},
     records::{
         Backend, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Draining, Eip, Fip, FipKey,
-        HeldKey, Host, Identification, Mapping, MappingKey, Neighbor, Pool, PoolMember, Rule,
-        Session, Slots, Ticks, USED_TICKS, XdpFacts,
+        HeldKey, Host, Identification, Mapping, MappingKey, Pool, PoolMember, Rule, Session, Slots,
+        Ticks, XdpFacts,
     },
-    session::elapsed,
     sweep::NO_RULE,
     tables::{ClaimError, EipEvent, Route, RouteQuery, Tables},
     tuple::Tuple,
     verdict::{COUNTERS as COUNTER_SLOTS, NextHop, Tries},
 };
 
-pub(crate) use self::family::Maps;
+pub(crate) use self::{family::Maps, neighbor::neighbor};
 use crate::{
     counts,
     held::{self, Held},
@@ -74,8 +75,8 @@ const FRAGMENT_ENTRIES: usize = 1 << 14;
 /// 2 MB, taken at the start.
 const HELD_ENTRIES: usize = 1 << 10;
 
-/// Most neighbours that XDP knows; what goes to others is left to TC.
-const NEIGHBOR_ENTRIES: usize = 1 << 14;
+/// Places for routes that a CPU remembers.
+const ROUTE_ENTRIES: usize = known_route::PLACES as usize;
 
 /// Most interfaces that packets are redirected to.
 const DEVICE_ENTRIES: usize = 16;
@@ -97,7 +98,7 @@ type Mappings<F> = HashMap<MappingKey<F>, Mapping<F>, SESSION_ENTRIES, ON_DEMAND
 type Exhausted<F> = LruHashMap<Tuple<F>, Ticks, EXHAUSTED_ENTRIES>;
 type Fragments<F> = LruHashMap<DatagramKey<F>, Datagram, FRAGMENT_ENTRIES>;
 type HeldFragments<F> = LruHashMap<HeldKey<F>, Held, HELD_ENTRIES>;
-type Neighbors<F> = HashMap<NextHop<F>, Neighbor, NEIGHBOR_ENTRIES, ON_DEMAND>;
+type Routes<F> = PerCpuArray<KnownRoute<F>, ROUTE_ENTRIES>;
 // Entries are replaced whole; memory that is taken anew keeps a reader from seeing half of each.
 type NextHops<F> = HashMap<u32, NextHopGroup<F>, SIDES, ON_DEMAND>;
 type Snats<F> = LpmTrie<<F as Family>::Addr, Pool<F>, PREFIX_ENTRIES>;
@@ -168,10 +169,11 @@ static COUNTERS: PerCpuArray<Counter, { COUNTER_SLOTS as usize }> = PerCpuArray:
 // What XDP must know to send a packet on, kept up to date by the daemon.
 #[btf_map]
 static XDP_FACTS: Array<XdpFacts, 1> = Array::new();
+// What a CPU remembers of the routing table: shared with nobody.
 #[btf_map]
-static NEIGHBORS_V4: Neighbors<V4> = HashMap::new();
+static ROUTES_V4: Routes<V4> = PerCpuArray::new();
 #[btf_map]
-static NEIGHBORS_V6: Neighbors<V6> = HashMap::new();
+static ROUTES_V6: Routes<V6> = PerCpuArray::new();
 #[btf_map]
 static NEXT_HOPS_V4: NextHops<V4> = HashMap::new();
 #[btf_map]
@@ -231,27 +233,6 @@ pub(crate) fn count_xdp(index: u32, bytes: u32) {
 #[inline(always)]
 pub(crate) fn xdp_facts() -> Option<&'static XdpFacts> {
     XDP_FACTS.get(0)
-}
-
-/// The neighbour behind a next hop, which is in use from `now` on.
-#[inline(always)]
-pub(crate) fn neighbor<F: Family>(next_hop: &NextHop<F>, now: Ticks) -> Option<&'static Neighbor> {
-    let map: *const c_void = if F::BITS == V4::BITS {
-        (&raw const NEIGHBORS_V4).cast()
-    } else {
-        (&raw const NEIGHBORS_V6).cast()
-    };
-    let key: *const c_void = (&raw const *next_hop).cast();
-    // SAFETY: keys of the map are `NextHop<F>`, its values `Neighbor`. An entry stays readable until
-    // the program ends (RCU); losing one of two writes of its only field that is written is harmless.
-    unsafe {
-        let entry = bpf_map_lookup_elem(map.cast_mut(), key).cast::<Neighbor>();
-        let entry = entry.as_mut()?;
-        if elapsed(now, entry.used) > USED_TICKS {
-            entry.used = now;
-        }
-        Some(entry)
-    }
 }
 
 /// A map to walk through, whose callback gets the numbers from 0 to 65 535.
@@ -552,6 +533,12 @@ impl<F: Maps, H: Hook> Tables<F> for KernelTables<F, H> {
             BPF_FIB_LKUP_RET_NOT_FWDED => Route::Local,
             _ => Route::Refused,
         }
+    }
+
+    #[inline(always)]
+    fn known_route(&mut self, place: u32) -> Option<&mut KnownRoute<F>> {
+        // SAFETY: the slot belongs to this CPU, and nothing interrupts the program there.
+        F::ROUTES.get_ptr_mut(place).map(|known| unsafe { &mut *known })
     }
 
     #[inline(always)]

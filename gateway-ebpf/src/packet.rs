@@ -258,6 +258,7 @@ pub(crate) struct XdpPacket {
     context: *mut xdp_md,
     for_this_host: bool,
     now: Ticks,
+    until: Ticks,
     neighbor: Option<&'static Neighbor>,
 }
 
@@ -265,7 +266,7 @@ impl XdpPacket {
     /// The frame of `context`, of which nothing is known.
     #[inline(always)]
     pub(crate) fn unchecked(context: *mut xdp_md) -> Self {
-        Self { context, for_this_host: false, now: 0, neighbor: None }
+        Self { context, for_this_host: false, now: 0, until: 0, neighbor: None }
     }
 
     /// The frame of `context`, which came in at `now` from the side of `direction`.
@@ -276,7 +277,7 @@ impl XdpPacket {
         direction: Direction,
         now: Ticks,
     ) -> Self {
-        let mut packet = Self { now, ..Self::unchecked(context) };
+        let mut packet = Self { now, until: facts.until, ..Self::unchecked(context) };
         let own = ethernet::words(facts.mac(direction));
         packet.for_this_host = packet.at::<[u8; 6]>(0).is_ok_and(|to| ethernet::words(to) == own);
         packet
@@ -349,7 +350,7 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn reach<F: Family>(&mut self, next_hop: &NextHop<F>) -> Result<(), PassReason> {
-        self.neighbor = maps::neighbor(next_hop, self.now);
+        self.neighbor = maps::neighbor(next_hop, self.until, self.now);
         if self.neighbor.is_some() { Ok(()) } else { Err(PassReason::NoNeighbor) }
     }
 

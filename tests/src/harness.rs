@@ -135,6 +135,9 @@ pub trait Store<F: Notation> {
     /// Forgets the datagrams whose first fragment has come, and later ones that wait for it.
     fn forget_fragments(&mut self);
 
+    /// Forgets the routes that were asked for.
+    fn forget_routes(&mut self);
+
     /// Reads what is known of datagrams whose first fragment has come, in any order.
     fn datagrams(&mut self) -> Vec<(DatagramKey<F>, Datagram)>;
 
@@ -180,7 +183,7 @@ pub trait Backend {
     /// Adds or removes an id in the map of rules.
     fn set_rule(&mut self, id: u32, rule: Option<Rule>);
 
-    /// Adds or replaces a route until the next [`Backend::clear`].
+    /// Adds or replaces a route until the next [`Backend::clear`]. Nobody tells the data path of it.
     fn set_route(&mut self, prefix: Prefix, target: Target);
 
     /// Sends a frame through, which is rewritten in place.
@@ -297,7 +300,7 @@ pub trait Backend {
         all
     }
 
-    /// Lets time pass: makes every session older.
+    /// Lets time pass: makes every session older, and whatever is remembered of routes too old.
     fn advance(&mut self, seconds: u32) {
         age(self.v4(), seconds);
         age(self.v6(), seconds);
@@ -414,6 +417,7 @@ fn age<F: Notation>(store: &mut dyn Store<F>, seconds: u32) {
         let due = host.due.wrapping_sub(nanoseconds(ticks_from_secs(seconds)));
         store.set_host(&address, Host { due, ..host });
     }
+    store.forget_routes();
 }
 
 /// The configuration that every case begins with.

@@ -373,6 +373,12 @@ impl Tc {
         self.xdp.as_mut().expect("XDP programs").vouch(valid).expect("XDP_FACTS");
     }
 
+    /// Makes every route of IPv4 lead to interface `ifindex` that a CPU remembers. Returns how many there
+    /// are.
+    pub fn bend_routes(&mut self, ifindex: u32) -> usize {
+        self.v4.change_routes(|known| known.next_hop.ifindex = ifindex)
+    }
+
     /// The one reason whose counter has gone up.
     fn counted<R: Copy + std::fmt::Debug>(
         &mut self,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use gateway_common::accounting;
+use gateway_common::known_route::KnownRoute;
 use gateway_common::nexthop::NextHopGroup;
 use gateway_common::records::{
     Backend, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, HeldKey, Host,
@@ -83,6 +84,8 @@ pub struct SimTables<F: Notation> {
     pub next_hops: BTreeMap<u32, NextHopGroup<F>>,
     /// The routing table.
     pub routes: Rc<Routes>,
+    /// What is remembered of it, by place.
+    pub known_routes: BTreeMap<u32, KnownRoute<F>>,
     /// The source of random numbers.
     pub random: Random<F>,
     /// Packets and bytes by rule.
@@ -116,6 +119,7 @@ impl<F: Notation> SimTables<F> {
             identifications: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             routes,
+            known_routes: BTreeMap::new(),
             random: Random::Xorshift(0x2545_f491),
             rule_counters: BTreeMap::new(),
             events: BTreeMap::new(),
@@ -318,6 +322,10 @@ impl<F: Notation> Tables<F> for SimTables<F> {
         let covers = |key: &&SnatKey<F>| F::covers(&key.network, key.prefix_len, source);
         let longest = self.snats.keys().filter(covers).max_by_key(|key| key.prefix_len)?;
         self.snats[longest].member(source, turn)
+    }
+
+    fn known_route(&mut self, place: u32) -> Option<&mut KnownRoute<F>> {
+        Some(self.known_routes.entry(place).or_default())
     }
 
     fn next_hops(&mut self, side: u32) -> Option<&NextHopGroup<F>> {

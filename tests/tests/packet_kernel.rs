@@ -6,11 +6,11 @@ use std::sync::{Mutex, PoisonError};
 
 use gateway_common::records::{Config, FILTER_INDEPENDENT, MAP_INDEPENDENT, Timeouts};
 use gateway_common::tuple::Direction;
-use gateway_common::verdict::SESSIONS_OPENED;
+use gateway_common::verdict::{DropReason, SESSIONS_OPENED};
 use gateway_tests::build_packet::{ACK, Draft, TCP, tcp, udp};
 use gateway_tests::decode::decode;
 use gateway_tests::harness::routes::{embed_prefix, ingress_mac, prefix};
-use gateway_tests::harness::{Backend, NatRule, accounts};
+use gateway_tests::harness::{Backend as _, NatRule, Outcome, accounts};
 use gateway_tests::kernel::{self, FORWARDED, Options, Tc, Worker};
 use gateway_userspace::clock;
 
@@ -337,4 +337,49 @@ fn the_programs_and_the_daemon_read_the_same_clock() {
         let (early, late) = (seen.wrapping_sub(before) as i32, after.wrapping_sub(seen) as i32);
         assert!(early >= -10 && late >= -10, "{before} <= {seen} <= {after}");
     });
+}
+
+/// The time in 2.1 s, after which routes are asked for again.
+fn epoch() -> u32 {
+    clock::ticks() >> 11
+}
+
+#[test]
+fn a_route_is_remembered_until_the_next_epoch_and_no_longer_than_nothing_changes() {
+    for options in [Options::tc(CAPACITY), Options::xdp(CAPACITY)] {
+        kernel::run(options, |tc| {
+            let mut cpu = nix::sched::CpuSet::new();
+            cpu.set(0).expect("a CPU");
+            nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpu).expect("CPU 0");
+            let (eip, inside) = (prefix("203.0.113.14").0, prefix("10.0.1.5").0);
+            tc.add(&NatRule::Fip { eip, inside, id: 1 });
+            let send = |tc: &mut Tc| {
+                let mut frame =
+                    udp(REMOTE, "203.0.113.14:53").frame(ingress_mac(Direction::Inbound));
+                tc.send(Direction::Inbound, &mut frame).outcome
+            };
+            let external = tc.links().external;
+            let in_one_epoch = (0..5).any(|_| {
+                let began = epoch();
+                assert_eq!(send(tc), Outcome::Forward);
+                assert_eq!(tc.bend_routes(external), 1, "routes that are remembered");
+                let bent = send(tc);
+                if epoch() != began {
+                    return false;
+                }
+                assert_eq!(bent, Outcome::Drop(DropReason::NotInside), "the kernel was asked");
+                true
+            });
+            assert!(in_one_epoch, "five times an epoch ended meanwhile");
+            let config = tc.config();
+            tc.configure(Config { routing: config.routing + 1, ..config });
+            assert_eq!(send(tc), Outcome::Forward, "another routing");
+            let ends = epoch();
+            tc.bend_routes(external);
+            while epoch() == ends {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            assert_eq!(send(tc), Outcome::Forward, "another epoch");
+        });
+    }
 }

@@ -10,8 +10,9 @@ use super::{
     BACKENDS_V4, BACKENDS_V6, Backends, DNATS_V4, DNATS_V6, Desk, Dnats, EIPS_V4, EIPS_V6,
     EXHAUSTED_V4, EXHAUSTED_V6, Eips, Exhausted, FIPS_V4, FIPS_V6, FRAGMENTS_V4, FRAGMENTS_V6,
     Fips, Fragments, HELD_V4, HELD_V6, HOSTS_V4, HOSTS_V6, HeldFragments, Hosts, MAPPINGS_V4,
-    MAPPINGS_V6, Mappings, NEXT_HOPS_V4, NEXT_HOPS_V6, NextHops, SESSIONS_V4, SESSIONS_V6,
-    SLOTS_V4, SLOTS_V6, SNATS_V4, SNATS_V6, Sessions, SlotTables, Snats, WORK_V4, WORK_V6,
+    MAPPINGS_V6, Mappings, NEXT_HOPS_V4, NEXT_HOPS_V6, NextHops, ROUTES_V4, ROUTES_V6, Routes,
+    SESSIONS_V4, SESSIONS_V6, SLOTS_V4, SLOTS_V6, SNATS_V4, SNATS_V6, Sessions, SlotTables, Snats,
+    WORK_V4, WORK_V6,
 };
 
 /// A family's maps, and its addresses in the kernel's structures.
@@ -29,6 +30,7 @@ pub(crate) trait Maps: Family {
     const FRAGMENTS: &'static Fragments<Self>;
     const HELD: &'static HeldFragments<Self>;
     const NEXT_HOPS: &'static NextHops<Self>;
+    const ROUTES: &'static Routes<Self>;
     const WORK: &'static PerCpuArray<Desk<Self>, 1>;
     /// `AF_INET` or `AF_INET6`.
     const AF: u8;
@@ -57,6 +59,7 @@ impl Maps for V4 {
     const FRAGMENTS: &'static Fragments<V4> = &FRAGMENTS_V4;
     const HELD: &'static HeldFragments<V4> = &HELD_V4;
     const NEXT_HOPS: &'static NextHops<V4> = &NEXT_HOPS_V4;
+    const ROUTES: &'static Routes<V4> = &ROUTES_V4;
     const WORK: &'static PerCpuArray<Desk<V4>, 1> = &WORK_V4;
     const AF: u8 = 2;
 
@@ -93,6 +96,7 @@ impl Maps for V6 {
     const FRAGMENTS: &'static Fragments<V6> = &FRAGMENTS_V6;
     const HELD: &'static HeldFragments<V6> = &HELD_V6;
     const NEXT_HOPS: &'static NextHops<V6> = &NEXT_HOPS_V6;
+    const ROUTES: &'static Routes<V6> = &ROUTES_V6;
     const WORK: &'static PerCpuArray<Desk<V6>, 1> = &WORK_V6;
     const AF: u8 = 10;
 

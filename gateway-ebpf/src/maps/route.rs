@@ -17,8 +17,8 @@ union Question {
     parameters: FibParameters,
 }
 
-/// Asks the kernel's routing table. A function of its own for its 64 bytes of stack.
-#[inline(never)]
+/// Asks the kernel's routing table.
+#[inline(always)]
 pub(super) fn lookup<F: Maps>(
     context: *mut c_void,
     query: &RouteQuery,

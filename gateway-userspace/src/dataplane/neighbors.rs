@@ -54,7 +54,16 @@ impl NeighborMaps {
         internal_mac: [u8; 6],
         external_mac: [u8; 6],
     ) -> Result<(), MapError> {
+        let last = self.facts.get(&0, 0)?.0.until;
+        let until = if until == last { until.wrapping_add(1) } else { until };
         self.facts.set(0, Raw(XdpFacts { until, internal_mac, external_mac }), 0)
+    }
+
+    /// Tells every CPU that what it remembers of neighbours may be wrong, by vouching for one tick longer.
+    /// For maps that nobody vouches for that means nothing.
+    fn forget(&mut self) -> Result<(), MapError> {
+        let facts = self.facts.get(&0, 0)?.0;
+        self.vouch(facts.until, facts.internal_mac, facts.external_mac)
     }
 
     /// Makes `devices` the interfaces that packets are redirected to.
@@ -97,8 +106,8 @@ impl NeighborMaps {
         Ok(all)
     }
 
-    /// Writes a neighbour, or removes it. One that was there keeps the time of its last use, a new one
-    /// was never used: it gets `unused`.
+    /// Writes a neighbour, or removes it, and has every CPU forget what it knew of it. One that was there
+    /// keeps the time of its last use, a new one was never used: it gets `unused`.
     ///
     /// # Errors
     ///
@@ -114,12 +123,13 @@ impl NeighborMaps {
         let ifindex = hop.0;
         match hop.1 {
             IpAddr::V4(ip) => {
-                write(&mut self.v4, NextHop { ifindex, address: ip.into() }, neighbor)
+                write(&mut self.v4, NextHop { ifindex, address: ip.into() }, neighbor)?;
             }
             IpAddr::V6(ip) => {
-                write(&mut self.v6, NextHop { ifindex, address: ip.into() }, neighbor)
+                write(&mut self.v6, NextHop { ifindex, address: ip.into() }, neighbor)?;
             }
         }
+        self.forget()
     }
 }
 

@@ -169,6 +169,57 @@ pub(super) fn a_route_change_is_followed_soon_when_not_announced(gw: &mut Gatewa
     assert_eq!(next_hop, (external, end("203.0.113.99").ip()));
 }
 
+pub(super) fn a_floating_ip_follows_a_route_change_at_once_when_announced(gw: &mut Gateway<'_>) {
+    gw.fip("203.0.113.14", "10.0.1.5");
+    let external = gw.links().external;
+    let packet = || udp("10.0.1.5:5000", REMOTE);
+    let there = gw.outbound(packet()).forwarded();
+    there.leaves_by(external, "203.0.113.1");
+    gw.inbound(there.answer()).forwarded();
+    gw.route("198.51.100.0/24", external, Some("203.0.113.99"));
+    gw.route("10.0.1.5/32", external, Some("203.0.113.1"));
+    gw.configure(|config| config.routing += 1);
+    gw.outbound(packet()).forwarded().leaves_by(external, "203.0.113.99");
+    // The way into the VPC is lost, so that the default route takes over.
+    gw.inbound(there.answer()).dropped(DropReason::NotInside);
+    gw.blackhole("198.51.100.0/24");
+    gw.configure(|config| config.routing += 1);
+    gw.outbound(packet()).dropped(DropReason::NoRoute);
+}
+
+pub(super) fn a_floating_ip_follows_a_route_change_soon_when_not_announced(gw: &mut Gateway<'_>) {
+    gw.fip("203.0.113.14", "10.0.1.5");
+    let external = gw.links().external;
+    let there = gw.outbound(udp("10.0.1.5:5000", REMOTE)).forwarded();
+    gw.inbound(there.answer()).forwarded();
+    gw.blackhole("198.51.100.0/24");
+    gw.route("10.0.1.5/32", external, Some("203.0.113.1"));
+    gw.advance(3);
+    gw.outbound(udp("10.0.1.5:5000", REMOTE)).dropped(DropReason::NoRoute);
+    gw.inbound(there.answer()).dropped(DropReason::NotInside);
+    // A way that is there again is taken at once: of one that leads nowhere nothing is remembered.
+    gw.route("198.51.100.0/24", external, Some("203.0.113.99"));
+    gw.outbound(udp("10.0.1.5:5000", REMOTE)).forwarded().leaves_by(external, "203.0.113.99");
+}
+
+pub(super) fn a_remembered_route_is_of_one_protocol_and_one_pair_of_ends(gw: &mut Gateway<'_>) {
+    gw.fip("203.0.113.14", "10.0.1.5");
+    let external = gw.links().external;
+    gw.route("198.51.100.9/32", external, Some("203.0.113.99"));
+    for _ in 0..2 {
+        for (remote, neighbor) in
+            [("198.51.100.7", "203.0.113.1"), ("198.51.100.9", "203.0.113.99")]
+        {
+            let to = format!("{remote}:443");
+            gw.outbound(udp("10.0.1.5:5000", &to)).forwarded().leaves_by(external, neighbor);
+            gw.outbound(tcp("10.0.1.5:5000", &to, SYN)).forwarded().leaves_by(external, neighbor);
+            gw.outbound(ping("10.0.1.5", remote, 1)).forwarded().leaves_by(external, neighbor);
+        }
+        gw.inbound(udp("198.51.100.7:443", "203.0.113.14:5000")).forwarded();
+        gw.outbound(udp("10.0.1.5:5000", "192.0.2.9:53")).dropped(DropReason::NoRoute);
+    }
+}
+
 pub(super) fn a_blackhole_route_stops_an_open_session(gw: &mut Gateway<'_>) {
     gw.snat("10.0.1.0/24", &["203.0.113.10"]);
     let there = gw.outbound(udp(INSIDE, REMOTE)).forwarded();

@@ -233,6 +233,10 @@ impl<F: Notation> Store<F> for SimTables<F> {
         set(&mut self.snats, *key, pool);
     }
 
+    fn forget_routes(&mut self) {
+        self.known_routes.clear();
+    }
+
     fn set_next_hops(&mut self, side: u32, group: Option<NextHopGroup<F>>) {
         set(&mut self.next_hops, side, group);
     }

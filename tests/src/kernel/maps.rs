@@ -9,6 +9,7 @@ use aya::maps::{HashMap, IterableMap as _, MapData, MapError, PerCpuArray, PerCp
 use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use gateway_common::family::{Family, V4, V6};
+use gateway_common::known_route::{KnownRoute, PLACES};
 use gateway_common::nexthop::NextHopGroup;
 use gateway_common::records::{
     Backend, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Draining, Eip, Fip, FipKey,
@@ -46,7 +47,7 @@ macro_rules! pods {
 
 const fn is_record<T: Record>() {}
 
-pods!(Config, Counter, Datagram, Draining, Eip, Host, Neighbor, Rule, Slots, XdpFacts; Backend, DatagramKey, Dnat, DnatKey, Fip, FipKey, HeldKey, Mapping, MappingKey, NextHop, NextHopGroup, Pool, Session, Tuple);
+pods!(Config, Counter, Datagram, Draining, Eip, Host, Neighbor, Rule, Slots, XdpFacts; Backend, DatagramKey, Dnat, DnatKey, Fip, FipKey, HeldKey, KnownRoute, Mapping, MappingKey, NextHop, NextHopGroup, Pool, Session, Tuple);
 
 /// The session map of a family.
 pub(crate) type SessionMap<F> = HashMap<MapData, Raw<Tuple<F>>, Raw<Session<F>>>;
@@ -66,6 +67,7 @@ pub(super) struct FamilyMaps<F: Notation> {
     fragments: HashMap<MapData, Raw<DatagramKey<F>>, Raw<Datagram>>,
     held: HashMap<MapData, Raw<HeldKey<F>>, [u8; 2048]>,
     next_hops: HashMap<MapData, u32, Raw<NextHopGroup<F>>>,
+    routes: PerCpuArray<MapData, Raw<KnownRoute<F>>>,
 }
 
 impl<F: Notation> FamilyMaps<F> {
@@ -86,6 +88,7 @@ impl<F: Notation> FamilyMaps<F> {
             fragments: take(ebpf, &named("FRAGMENTS"))?,
             held: take(ebpf, &named("HELD"))?,
             next_hops: take(ebpf, &named("NEXT_HOPS"))?,
+            routes: take(ebpf, &named("ROUTES"))?,
         })
     }
 
@@ -100,6 +103,25 @@ impl<F: Notation> FamilyMaps<F> {
         self.held.keys().next().is_some()
     }
 
+    /// Changes every route that a CPU remembers. Returns how many there were.
+    pub(super) fn change_routes(&mut self, change: impl Fn(&mut KnownRoute<F>)) -> usize {
+        let mut count = 0;
+        for place in 0..PLACES {
+            let cpus = self.routes.get(&place, 0).expect("ROUTES");
+            if cpus.iter().all(|known| known.0 == KnownRoute::default()) {
+                continue;
+            }
+            let mut changed: Vec<Raw<KnownRoute<F>>> = cpus.iter().copied().collect();
+            for known in changed.iter_mut().filter(|known| known.0 != KnownRoute::default()) {
+                change(&mut known.0);
+                count += 1;
+            }
+            let values = PerCpuValues::try_from(changed).expect("a value for each CPU");
+            self.routes.set(place, values, 0).expect("ROUTES");
+        }
+        count
+    }
+
     /// Empties them.
     pub(super) fn clear(&mut self) {
         empty(&mut self.sessions);
@@ -112,6 +134,7 @@ impl<F: Notation> FamilyMaps<F> {
         empty(&mut self.mappings);
         empty(&mut self.exhausted);
         empty(&mut self.next_hops);
+        self.forget_routes();
         self.forget_fragments();
         let keys: Vec<_> = self.snats.keys().collect::<Result<_, _>>().expect("keys");
         for key in keys {
@@ -167,6 +190,10 @@ impl<F: Notation> Store<F> for FamilyMaps<F> {
             Some(pool) => self.snats.insert(&key, Raw(pool), 0).expect("room in the map"),
             None => gone(self.snats.remove(&key)),
         }
+    }
+
+    fn forget_routes(&mut self) {
+        self.change_routes(|known| *known = KnownRoute::default());
     }
 
     fn set_next_hops(&mut self, side: u32, group: Option<NextHopGroup<F>>) {

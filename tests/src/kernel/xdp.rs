@@ -57,6 +57,10 @@ pub(super) struct Accelerator {
     links: Links,
     pub(super) share: Share,
     facts: Array<MapData, Raw<XdpFacts>>,
+    valid: bool,
+    /// When this was made, in ticks, and how often it was vouched for.
+    loaded: u32,
+    vouched: u32,
     neighbors_v4: HashMap<MapData, Raw<NextHop<V4>>, Raw<Neighbor>>,
     neighbors_v6: HashMap<MapData, Raw<NextHop<V6>>, Raw<Neighbor>>,
 }
@@ -80,8 +84,6 @@ impl Accelerator {
                 .try_into()?;
             program.load().with_context(|| format!("failed to load {name}"))?;
         }
-        let mut facts = take(ebpf, "XDP_FACTS")?;
-        vouch(&mut facts, true)?;
         let mut devices: DevMapHash<MapData> = take(ebpf, "DEVICES")?;
         for device in [links.internal, links.external] {
             devices.insert(device, device, None, 0)?;
@@ -91,7 +93,10 @@ impl Accelerator {
             known: vec![Counter::default(); COUNTERS as usize],
             links: *links,
             share: Share::default(),
-            facts,
+            facts: take(ebpf, "XDP_FACTS")?,
+            valid: true,
+            loaded: uptime_ticks() as u32,
+            vouched: 0,
             neighbors_v4: take(ebpf, "NEIGHBORS_V4")?,
             neighbors_v6: take(ebpf, "NEIGHBORS_V6")?,
         };
@@ -108,7 +113,8 @@ impl Accelerator {
             let ip = embed_prefix((ip, 32)).0;
             insert::<V6>(&mut self.neighbors_v6, &self.links, ip, destination)?;
         }
-        Ok(())
+        // Whatever a CPU remembers of them is old.
+        self.vouch(self.valid)
     }
 
     /// Runs the program of `direction` on a frame `count` times in a row, each time on what the last run
@@ -139,7 +145,17 @@ impl Accelerator {
 
     /// Vouches for what XDP knows, or stopped doing so a moment ago.
     pub(super) fn vouch(&mut self, valid: bool) -> Result<()> {
-        vouch(&mut self.facts, valid)
+        self.valid = valid;
+        // Each time another number, as the daemon has it, for some of the 52 days after which ticks wrap.
+        self.vouched += 1;
+        let (day, moment) = (ticks_from_secs(86_400), ticks_from_secs(1));
+        let until = if valid {
+            self.loaded.wrapping_add(day).wrapping_add(self.vouched)
+        } else {
+            (uptime_ticks() as u32).wrapping_sub(moment)
+        };
+        let record = XdpFacts { until, internal_mac: INTERNAL_MAC, external_mac: EXTERNAL_MAC };
+        Ok(self.facts.set(0, Raw(record), 0)?)
     }
 
     /// Sends a frame through the XDP program. Returns whether that has finished it.
@@ -218,15 +234,6 @@ fn check_addresses(frame: &[u8], direction: Direction, turns_round: bool) -> Res
     let outside = frame[2] == 203;
     ensure!(outside == (leaves_by == EXTERNAL_MAC), "the neighbour is not on that side");
     Ok(())
-}
-
-fn vouch(facts: &mut Array<MapData, Raw<XdpFacts>>, valid: bool) -> Result<()> {
-    // Of the 52 days after which ticks wrap.
-    let (day, moment) = (ticks_from_secs(86_400), ticks_from_secs(1));
-    let now = uptime_ticks() as u32;
-    let until = if valid { now.wrapping_add(day) } else { now.wrapping_sub(moment) };
-    let record = XdpFacts { until, internal_mac: INTERNAL_MAC, external_mac: EXTERNAL_MAC };
-    Ok(facts.set(0, Raw(record), 0)?)
 }
 
 const fn name(direction: Direction) -> &'static str {

@@ -1,10 +1,13 @@
 //! Nanoseconds for each packet in the programs alone, by `BPF_PROG_TEST_RUN`.
 //!
 //! A repeated run gets what the last one left of the frame. On the hit path each session has a twin that
-//! translates back; on the open path the SNAT rule covers its own EIP, so that every run opens a
-//! session.
+//! translates back, and a floating IP a second entry that does; on the open path the SNAT rule covers its
+//! own EIP, so that every run opens a session.
+
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
+use gateway_common::records::{Fip, FipKey};
 use gateway_common::tuple::{Direction, Tuple};
 
 use super::Bench;
@@ -24,6 +27,8 @@ pub const NAME: &str = "programs";
 pub const HIT: &str = "hit path";
 /// See [`HIT`].
 pub const OPEN: &str = "open path";
+/// See [`HIT`].
+pub const FIP: &str = "floating IP";
 
 /// A frame starts with a TTL of 255.
 const RUNS: u32 = 200;
@@ -57,6 +62,7 @@ fn measure(bench: &mut Bench, tc: &mut Tc, calls: usize) -> Result<()> {
         for direction in [Direction::Outbound, Direction::Inbound] {
             hit(bench, tc, ipv6, direction, calls)?;
         }
+        stateless(bench, tc, ipv6, calls).with_context(|| format!("{FIP}, {family}"))?;
         let row = format!("{OPEN}, {family}");
         for xdp in [false, true] {
             open(bench, tc, ipv6, calls, xdp).with_context(|| row.clone())?;
@@ -91,6 +97,41 @@ fn hit(
     }
     ensure!(left_out <= calls / 4, "{row}: {left_out} times a packet was not forwarded");
     ensure!(tc.sessions().len() == 4, "{row}: other sessions than the ones prepared");
+    Ok(())
+}
+
+/// Translates the source by a floating IP and back.
+fn stateless(bench: &mut Bench, tc: &mut Tc, ipv6: bool, calls: usize) -> Result<()> {
+    let row = format!("{FIP}, {}", if ipv6 { "IPv6" } else { "IPv4" });
+    tc.clear();
+    let ips = [EIP, "10.0.1.10"].map(prefix);
+    let [(eip, _), (inside, _)] = if ipv6 { ips.map(embed_prefix) } else { ips };
+    tc.add(&NatRule::Fip { eip, inside, id: 1 });
+    if ipv6 {
+        translate_back(tc.v6(), eip, inside)?;
+    } else {
+        translate_back(tc.v4(), eip, inside)?;
+    }
+    let frame = packet(ipv6, INSIDE);
+    for _ in 0..calls {
+        for xdp in [false, true] {
+            let (forwarded, nanos) = run_once(tc, Direction::Outbound, &frame, xdp)?;
+            ensure!(forwarded, "a packet was not forwarded");
+            bench.report.add(NAME, &row, way(xdp), Unit::Nanos, nanos.into());
+        }
+    }
+    ensure!(tc.sessions().is_empty(), "a session was opened");
+    Ok(())
+}
+
+/// Makes the EIP an inside address too, whose own floating IP is the inside one.
+fn translate_back<F: Notation>(
+    store: &mut dyn Store<F>,
+    eip: IpAddr,
+    inside: IpAddr,
+) -> Result<()> {
+    let (eip, peer) = F::from_ip(eip).zip(F::from_ip(inside)).context("addresses of the family")?;
+    store.set_fip(&FipKey::new(&eip, Direction::Outbound), Some(Fip { peer, rule: 1 }));
     Ok(())
 }
 
