@@ -20,6 +20,7 @@
 //! | [`endpoint_independent`] | external endpoints that stay the same for every remote |
 //! | [`accounting`] | what a session counts against, and whether there may be one more |
 //! | [`checksum`], [`translate`], [`icmp_error`] | the new bytes |
+//! | [`known_route`], [`spread`] | which route it takes, without asking the kernel each time |
 //! | [`forward`], [`neighbor`], [`verdict`] | where the packet goes, or why it does not |
 //! | [`answer`] | which dropped packets their sender is told of |
 //! | [`pipeline`] | all of the above in one page |

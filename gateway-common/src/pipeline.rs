@@ -485,8 +485,9 @@ fn start<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(),
 
 #[inline(always)]
 fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
+    let mapped = passage.work.action == Action::OpenMapped;
     let opened = apart(Stage::Begin, passage)
-        .and_then(|_| apart(Stage::MapSource, passage))
+        .and_then(|_| if mapped { apart(Stage::MapSource, passage) } else { Ok(true) })
         .and_then(|_| apart(Stage::Insert, passage));
     if opened.is_err() {
         endpoint_independent::give_back(passage);
