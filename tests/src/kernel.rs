@@ -373,6 +373,14 @@ impl Tc {
         self.xdp.as_mut().expect("XDP programs").vouch(valid).expect("XDP_FACTS");
     }
 
+    /// Gives every neighbour that XDP knows another MAC address, whose second octet is this.
+    ///
+    /// # Panics
+    /// XDP is not in front.
+    pub fn move_neighbors(&mut self, octet: u8) {
+        self.xdp.as_mut().expect("XDP programs").move_neighbors(octet).expect("NEIGHBORS");
+    }
+
     /// Makes every route of IPv4 lead to interface `ifindex` that a CPU remembers. Returns how many there
     /// are.
     pub fn bend_routes(&mut self, ifindex: u32) -> usize {

@@ -148,3 +148,19 @@ fn host_of(ipv6: bool) -> IpAddr {
     let plain = prefix("10.0.1.10");
     if ipv6 { embed_prefix(plain).0 } else { plain.0 }
 }
+
+#[test]
+fn a_neighbour_that_has_moved_is_followed_with_the_next_packet() {
+    kernel::run(Options::xdp(CAPACITY), |tc| {
+        for ipv6 in [false, true] {
+            let mut lab = Lab::new(tc, ipv6);
+            for octet in [1, 2, 0] {
+                lab.tc.move_neighbors(octet);
+                for _ in 0..2 {
+                    lab.forwarded(Direction::Outbound, udp("10.0.1.10:40000", REMOTE), None);
+                    assert_eq!(lab.tc.accelerated().to[..2], [6, octet], "IPv6: {ipv6}");
+                }
+            }
+        }
+    });
+}

@@ -48,6 +48,8 @@ pub struct Share {
     pub finished: u64,
     /// Index of the counter that the last one went to.
     pub last: u32,
+    /// The MAC address that the last one was sent to that XDP finished.
+    pub to: [u8; 6],
 }
 
 /// The XDP programs.
@@ -143,6 +145,15 @@ impl Accelerator {
         Ok((matches!(answer.code, TRANSMITTED | REDIRECTED), nanos))
     }
 
+    /// Gives every neighbour another MAC address: its second octet becomes this.
+    pub(super) fn move_neighbors(&mut self, octet: u8) -> Result<()> {
+        self.learn(|ip| {
+            let mut moved = mac(ip);
+            moved[1] = octet;
+            moved
+        })
+    }
+
     /// Vouches for what XDP knows, or stopped doing so a moment ago.
     pub(super) fn vouch(&mut self, valid: bool) -> Result<()> {
         self.valid = valid;
@@ -193,6 +204,7 @@ impl Accelerator {
             return Ok(false);
         }
         self.share.finished += 1;
+        self.share.to.copy_from_slice(&answer.bytes[..6]);
         let turns_round = answer.code == TRANSMITTED;
         check_addresses(&answer.bytes, direction, turns_round)
             .with_context(|| format!("{name}: {:02x?}", answer.bytes))?;
@@ -229,7 +241,11 @@ fn check_addresses(frame: &[u8], direction: Direction, turns_round: bool) -> Res
         (false, false) => INTERNAL_MAC,
     };
     ensure!(frame[6..12] == leaves_by, "the source is not the interface it leaves by");
-    let known = KNOWN.iter().any(|address| frame[..6] == mac(end(address).ip()));
+    let mut to = [0; 6];
+    to.copy_from_slice(&frame[..6]);
+    // Where it has moved to is for the test to say.
+    to[1] = 0;
+    let known = KNOWN.iter().any(|address| to == mac(end(address).ip()));
     ensure!(known, "the destination is no neighbour");
     let outside = frame[2] == 203;
     ensure!(outside == (leaves_by == EXTERNAL_MAC), "the neighbour is not on that side");
