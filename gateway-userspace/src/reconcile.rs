@@ -213,12 +213,12 @@ impl<D: Dataplane> Reconciler<D> {
     /// When the data plane cannot do it. The sweep is over then.
     pub fn sweep_on(&mut self) -> Result<Option<Sweep>, D::Error> {
         let sweeping = std::mem::take(&mut self.sweeping);
-        let Some(swept) = self.dataplane.sweep_on()? else {
+        let Some(mut swept) = self.dataplane.sweep_on()? else {
             self.sweeping = sweeping;
             return Ok(None);
         };
         let (ended, longest, took) = (swept.ended, swept.longest, self.began.elapsed());
-        let ports = swept.ports.clone();
+        let ports = swept.ports.take();
         let (plan, freed) = self.settle(swept)?;
         if !self.uncut.is_empty() {
             self.begin_sweep()?;

@@ -289,7 +289,9 @@ mod tests {
         let texts = |info: &str| -> Vec<String> {
             paths(info, proc).iter().map(|path| path.display().to_string()).collect()
         };
-        let names = ["/var/run/netns/cni-1", "/host/proc/1/root/run/netns/cni-1"];
+        // The file system of the node, as its first process has it.
+        let node = proc.join("1").join("root").join("run/netns/cni-1").display().to_string();
+        let names = ["/var/run/netns/cni-1", node.as_str()];
         assert_eq!(texts(&spec(42, named)), [names[0], names[1], "/host/proc/42/ns/net"]);
         assert_eq!(texts(&spec(0, named)), names, "CRI-O without an infra container");
         assert_eq!(texts(&spec(42, "")), ["/host/proc/42/ns/net"]);
