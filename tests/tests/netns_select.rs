@@ -89,6 +89,14 @@ struct Lab {
 }
 
 impl Lab {
+    /// A lab whose replicas all speak BFD.
+    fn with_bfd() -> Result<Self> {
+        let mut lab = Self::build()?;
+        let Self { replicas, scratch, .. } = &mut lab;
+        replicas.iter_mut().try_for_each(|replica| replica.start_bfd(scratch))?;
+        Ok(lab)
+    }
+
     fn build() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         cleanup::on_signals()?;
@@ -323,11 +331,7 @@ fn guarded_routes_have_the_timers_of_their_vpc_and_change_them_in_running_sessio
         return;
     }
     let run = || -> Result<()> {
-        let mut lab = Lab::build()?;
-        for index in 0..3 {
-            let Lab { replicas, scratch, .. } = &mut lab;
-            replicas[index].start_bfd(scratch)?;
-        }
+        let mut lab = Lab::with_bfd()?;
         lab.manifest(|_| guarded_routes("100/100/3"))?;
         lab.start()?;
         lab.wait_serving(&[1, 2, 3])?;
@@ -376,11 +380,7 @@ fn only_the_flows_of_a_dead_replica_move_and_come_back() {
         return;
     }
     let run = || -> Result<()> {
-        let mut lab = Lab::build()?;
-        for index in 0..3 {
-            let Lab { replicas, scratch, .. } = &mut lab;
-            replicas[index].start_bfd(scratch)?;
-        }
+        let mut lab = Lab::with_bfd()?;
         lab.manifest(keep)?;
         lab.start()?;
         lab.wait_serving(&[1, 2, 3])?;
