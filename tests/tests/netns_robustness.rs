@@ -116,13 +116,13 @@ fn traffic_goes_on_when_neighbours_and_links_are_lost_and_come_back() {
     let mut open = lab.connections();
     let pinger = Pinger::start(&net.b.ns, ECHO_Y).expect("a pinger");
     for _ in 0..20 {
-        net.gateway.ip("neigh flush all").expect("a flush");
-        lab.all_alive(&mut open, "after the neighbours were flushed");
+        net.gateway.fail_neighbours().expect("neighbours that fail");
+        lab.all_alive(&mut open, "after the neighbours failed");
         std::thread::sleep(Duration::from_millis(20));
     }
     let tally = pinger.finish().expect("a tally");
     println!(
-        "measured: {} datagrams across twenty neighbour flushes, lost {}",
+        "measured: {} datagrams while the neighbours failed twenty times, lost {}",
         tally.sent,
         tally.lost()
     );

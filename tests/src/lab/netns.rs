@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use super::cleanup::{self, Undo};
 
@@ -112,6 +113,26 @@ impl Netns {
         })?
         .map(drop)
         .with_context(|| format!("in namespace {}:\n{script}", self.name))
+    }
+
+    /// Makes every neighbour whose address is known fail, so that the next packet asks for it again.
+    ///
+    /// They are not flushed: `ip neigh flush` comes round again and deletes those that are being asked for,
+    /// with the packets that wait for the answer (drop reason `NEIGH_FAILED`).
+    ///
+    /// # Errors
+    /// Missing privilege, or a neighbour went meanwhile.
+    pub fn fail_neighbours(&self) -> Result<()> {
+        let list: Vec<Value> = serde_json::from_str(&self.ip("-json neighbour show")?)?;
+        let known = list.iter().filter(|entry| entry["lladdr"].is_string());
+        let line = |entry: &Value| {
+            let (address, device) = (entry["dst"].as_str()?, entry["dev"].as_str()?);
+            Some(format!("neighbour change {address} dev {device} nud failed"))
+        };
+        let lines: Option<Vec<_>> = known.map(line).collect();
+        let lines = lines.context("a neighbour without an address or a device")?;
+        ensure!(!lines.is_empty(), "{} has no neighbours", self.name);
+        self.ip_batch(&lines)
     }
 
     /// Sets a `net.` sysctl, given as `ipv4/ip_forward`.
