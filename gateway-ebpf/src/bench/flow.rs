@@ -116,6 +116,16 @@ pub struct Target {
     pub macs: [u8; 12],
 }
 
+/// What a table has of a flow, as long as the gateway's record of a session over IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Record {
+    /// Where its packets go.
+    pub target: Target,
+    /// Nothing.
+    pub rest: [u8; 28],
+}
+
 /// What a sink has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

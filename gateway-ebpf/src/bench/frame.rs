@@ -30,6 +30,16 @@ pub(crate) fn is_udp(data: usize, end: usize) -> bool {
     }
 }
 
+/// Source, destination, ports and protocol of UDP over IPv4 without options, as they are in the packet.
+#[inline(always)]
+pub(crate) fn tuple(data: usize, end: usize) -> Option<[u32; 4]> {
+    let bytes = head::<{ ETHERNET + 24 }>(data, end)?;
+    let word =
+        |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let is_v4 = bytes[12] == 0x08 && bytes[13] == 0x00 && bytes[ETHERNET + 9] == UDP;
+    is_v4.then(|| [word(26), word(30), word(34), u32::from(UDP)])
+}
+
 /// Writes both addresses of the Ethernet header.
 #[inline(always)]
 pub(crate) fn write_macs(data: usize, end: usize, macs: &[u8; 12]) {

@@ -7,6 +7,8 @@
 //! | `redirect_tc` | new Ethernet header, `bpf_redirect`: the limit of the TC hook |
 //! | `neighbor_tc` | `bpf_redirect_neigh`: the limit when the kernel writes the header |
 //! | `redirect_xdp` | new Ethernet header, `bpf_redirect`: the limit of the XDP hook |
+//! | `table_tc`, `table_xdp` | the same with a table of flows: one look-up, or two new entries for a new flow |
+//! | `reserved_tc`, `reserved_xdp` | the same with a table whose memory is there from the start |
 //! | `pass_xdp` | nothing: its presence lets a veth take redirected frames |
 #![no_std]
 #![no_main]
@@ -18,6 +20,7 @@
 
 mod flow;
 mod frame;
+mod table;
 
 use aya_ebpf::{
     bindings::{
@@ -30,6 +33,7 @@ use aya_ebpf::{
 };
 
 use crate::flow::{CLOCK_EVERY, Flows, Progress, Seen, Target};
+use crate::table::{ON_DEMAND, RESERVED, Table};
 
 /// What `generate` sends.
 #[btf_map]
@@ -40,6 +44,12 @@ static PROGRESS: Array<Progress, 1> = Array::new();
 /// Where bare redirects go.
 #[btf_map]
 static TARGET: Array<Target, 1> = Array::new();
+/// Where each flow goes. The loader makes it as large as it has to be.
+#[btf_map]
+static TABLE: Table<ON_DEMAND> = Table::new();
+/// The same, with the memory of all flows from the start.
+#[btf_map]
+static RESERVED_TABLE: Table<RESERVED> = Table::new();
 /// What the sinks have seen.
 #[btf_map]
 static SEEN: PerCpuArray<Seen, 1> = PerCpuArray::new();
@@ -127,6 +137,44 @@ pub fn redirect_xdp(ctx: XdpContext) -> u32 {
     if !frame::is_udp(ctx.data(), ctx.data_end()) {
         return xdp_action::XDP_PASS;
     }
+    frame::write_macs(ctx.data(), ctx.data_end(), &target.macs);
+    // SAFETY: a helper that takes numbers.
+    unsafe { bpf_redirect(target.ifindex, 0) as u32 }
+}
+
+#[classifier]
+pub fn table_tc(ctx: TcContext) -> i32 {
+    by_table_tc(&TABLE, &ctx)
+}
+
+#[classifier]
+pub fn reserved_tc(ctx: TcContext) -> i32 {
+    by_table_tc(&RESERVED_TABLE, &ctx)
+}
+
+#[xdp]
+pub fn table_xdp(ctx: XdpContext) -> u32 {
+    by_table_xdp(&TABLE, &ctx)
+}
+
+#[xdp]
+pub fn reserved_xdp(ctx: XdpContext) -> u32 {
+    by_table_xdp(&RESERVED_TABLE, &ctx)
+}
+
+#[inline(always)]
+fn by_table_tc<const FLAGS: usize>(table: &Table<FLAGS>, ctx: &TcContext) -> i32 {
+    let Some(key) = frame::tuple(ctx.data(), ctx.data_end()) else { return TC_ACT_OK };
+    let Some(target) = table::target(table, &key) else { return TC_ACT_SHOT };
+    frame::write_macs(ctx.data(), ctx.data_end(), &target.macs);
+    // SAFETY: a helper that takes numbers.
+    unsafe { bpf_redirect(target.ifindex, 0) as i32 }
+}
+
+#[inline(always)]
+fn by_table_xdp<const FLAGS: usize>(table: &Table<FLAGS>, ctx: &XdpContext) -> u32 {
+    let Some(key) = frame::tuple(ctx.data(), ctx.data_end()) else { return xdp_action::XDP_PASS };
+    let Some(target) = table::target(table, &key) else { return xdp_action::XDP_ABORTED };
     frame::write_macs(ctx.data(), ctx.data_end(), &target.macs);
     // SAFETY: a helper that takes numbers.
     unsafe { bpf_redirect(target.ifindex, 0) as u32 }

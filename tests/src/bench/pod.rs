@@ -1,7 +1,7 @@
 //! Records of the bench's object as aya wants them.
 #![allow(unsafe_code, reason = "records as bytes")]
 
-use super::flow::{Flows, Progress, Seen, Target};
+use super::flow::{Flows, Progress, Record, Seen, Target};
 
 /// A record.
 #[derive(Clone, Copy, Debug)]
@@ -18,4 +18,4 @@ macro_rules! pods {
     };
 }
 
-pods!(Flows: 100, Progress: 32, Seen: 16, Target: 20);
+pods!(Flows: 100, Progress: 32, Record: 48, Seen: 16, Target: 20);

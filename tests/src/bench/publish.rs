@@ -175,15 +175,16 @@ fn block(report: &Report, targets: &[Target]) -> String {
         let [iptables, nftables, kernel] = [Way::Iptables, Way::Nftables, Way::Kernel].map(ratio);
         let _ = writeln!(out, "| {what} | {iptables} | {nftables} | {kernel} |");
     }
-    out += "\n| goal | asked | measured | met |\n|---|---|---|---|\n";
+    out += "\n| goal | asked | measured | met | a bare table instead |\n|---|---|---|---|---|\n";
     for target in targets {
         let met = match target.is_met() {
             Some(true) => "yes",
             Some(false) => "no",
             None => "-",
         };
-        let _ =
-            writeln!(out, "| {} | {} | {} | {met} |", target.what, target.asked(), target.found());
+        let Target { what, .. } = target;
+        let (asked, found, table) = (target.asked(), target.found(), target.limit());
+        let _ = writeln!(out, "| {what} | {asked} | {found} | {met} | {table} |");
     }
     out
 }

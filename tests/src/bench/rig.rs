@@ -12,7 +12,7 @@ use super::flow::{Flows, Target};
 use super::plan::{
     A, B, B_6, EIP_DNAT, EIP_FIP, EIP_SNAT, EIP_SNAT_6, Kind, LAN, LAN_6, MACS, WAN, WAN_6, X, X_6,
 };
-use super::traffic::{Burst, Traffic};
+use super::traffic::{Burst, Table, Traffic};
 use crate::lab::cleanup;
 use crate::lab::netns::Netns;
 use crate::lab::scratch::Scratch;
@@ -53,7 +53,7 @@ impl Rig {
     ///
     /// # Errors
     /// Missing privilege or kernel feature.
-    pub fn build(word: &str, external: External) -> Result<Self> {
+    pub fn build(word: &str, external: External, table: Option<Table>) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         cleanup::on_signals()?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -80,7 +80,7 @@ impl Rig {
             outside,
             _node: node,
             scratch,
-            traffic: Traffic::load()?,
+            traffic: Traffic::load(table)?,
             links,
             name,
         })

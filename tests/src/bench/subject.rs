@@ -11,6 +11,7 @@ use gateway_common::tuple::Tuple;
 
 use super::rig::Rig;
 use super::rules::Rules;
+use super::traffic::Table;
 use crate::kernel::OBJECT;
 use crate::kernel::maps::Raw;
 use crate::lab::gateway::{Gateway, Settings};
@@ -40,11 +41,19 @@ pub enum Way {
     BareNeighbor,
     /// `bpf_redirect` in XDP, no NAT.
     BareXdp,
+    /// The same in TC with a table of flows: the floor of every NAT that has one.
+    TableTc,
+    /// The same with a table whose memory is there from the start.
+    TableTcReserved,
+    /// A table of flows in XDP.
+    TableXdp,
+    /// The same with a table whose memory is there from the start.
+    TableXdpReserved,
 }
 
 impl Way {
     /// All that forward packets of open flows each in a way of its own, in the order of columns.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Tc,
         Self::Xdp,
         Self::Iptables,
@@ -53,16 +62,22 @@ impl Way {
         Self::BareTc,
         Self::BareNeighbor,
         Self::BareXdp,
+        Self::TableTc,
+        Self::TableXdp,
     ];
 
-    /// Those that translate addresses.
-    pub const NAT: [Self; 6] = [
+    /// Those that remember flows.
+    pub const STATEFUL: [Self; 10] = [
         Self::Tc,
         Self::TcPreallocated,
         Self::Xdp,
         Self::XdpPreallocated,
         Self::Iptables,
         Self::Nftables,
+        Self::TableTc,
+        Self::TableTcReserved,
+        Self::TableXdp,
+        Self::TableXdpReserved,
     ];
 
     /// A short name.
@@ -78,6 +93,20 @@ impl Way {
             Self::BareTc => "bare TC",
             Self::BareNeighbor => "bare neigh",
             Self::BareXdp => "bare XDP",
+            Self::TableTc => "table TC",
+            Self::TableTcReserved => "table TC prealloc",
+            Self::TableXdp => "table XDP",
+            Self::TableXdpReserved => "table XDP prealloc",
+        }
+    }
+
+    /// Whether it forwards by a table of the bench, which rules do not concern; and whether that table takes
+    /// all its memory at the start.
+    pub fn table(self) -> Option<bool> {
+        match self {
+            Self::TableTc | Self::TableXdp => Some(false),
+            Self::TableTcReserved | Self::TableXdpReserved => Some(true),
+            _ => None,
         }
     }
 }
@@ -112,7 +141,8 @@ impl Subject {
     /// A program is missing, the kernel refuses something, or the gateway refuses the mode.
     pub fn build(way: Way, setup: &Setup) -> Result<Self> {
         let word = way.name().replace(' ', "").to_lowercase();
-        let mut rig = Rig::build(&word, setup.external)?;
+        let table = way.table().map(|reserved| Table { flows: setup.sessions, reserved });
+        let mut rig = Rig::build(&word, setup.external, table)?;
         if setup.generated {
             rig.instrument()?;
         }
@@ -133,6 +163,10 @@ impl Subject {
             Way::BareTc => rig.redirect("redirect_tc", false).map(|()| None)?,
             Way::BareNeighbor => rig.redirect("neighbor_tc", false).map(|()| None)?,
             Way::BareXdp => rig.redirect("redirect_xdp", true).map(|()| None)?,
+            Way::TableTc => rig.redirect("table_tc", false).map(|()| None)?,
+            Way::TableTcReserved => rig.redirect("reserved_tc", false).map(|()| None)?,
+            Way::TableXdp => rig.redirect("table_xdp", true).map(|()| None)?,
+            Way::TableXdpReserved => rig.redirect("reserved_xdp", true).map(|()| None)?,
         };
         Ok(Self { way, gateway, rig })
     }
@@ -151,7 +185,7 @@ impl Subject {
     ///
     /// # Errors
     /// conntrack fails, or the kernel refuses access to a map.
-    pub fn forget_connections(&self) -> Result<()> {
+    pub fn forget_connections(&mut self) -> Result<()> {
         if let Some(gateway) = &self.gateway {
             empty::<V4>(&gateway.pins().join("SESSIONS_V4"))?;
             return empty::<V6>(&gateway.pins().join("SESSIONS_V6"));
@@ -160,7 +194,7 @@ impl Subject {
             Way::Iptables | Way::Nftables => {
                 self.rig.gateway.output(Command::new("conntrack").arg("-F")).map(drop)
             }
-            _ => Ok(()),
+            _ => self.rig.traffic.empty_table(),
         }
     }
 }

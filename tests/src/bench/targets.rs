@@ -19,6 +19,8 @@ pub struct Target {
     pub goal: Goal,
     /// What was measured, or why it was not.
     pub measured: Result<f64, String>,
+    /// What a bare table of flows reaches in place of the gateway, where that was measured.
+    pub table: Option<f64>,
 }
 
 /// What is asked for.
@@ -46,6 +48,11 @@ impl Target {
             Goal::AtLeast(ratio) => format!("at least {ratio:.2}x"),
             Goal::AtMost(most, unit) => format!("at most {most} {unit}"),
         }
+    }
+
+    /// What a bare table reaches, in words.
+    pub fn limit(&self) -> String {
+        self.table.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}x"))
     }
 
     /// What was measured, in words.
@@ -79,13 +86,26 @@ impl Targets<'_> {
     }
 
     fn ratio(&mut self, what: &str, least: f64, of: Place<'_>, to: Place<'_>) {
-        let measured = self.median(of).and_then(|of| Ok(of / self.median(to)?));
-        self.lines.push(Target { what: what.to_owned(), goal: Goal::AtLeast(least), measured });
+        let measured = self.divide(of, to);
+        let goal = Goal::AtLeast(least);
+        self.lines.push(Target { what: what.to_owned(), goal, measured, table: None });
+    }
+
+    /// The same ratio with a bare table of flows in place of the gateway.
+    fn table(&mut self, of: Place<'_>, to: Place<'_>) {
+        let table = self.divide(of, to).ok();
+        if let Some(line) = self.lines.last_mut() {
+            line.table = table;
+        }
+    }
+
+    fn divide(&self, of: Place<'_>, to: Place<'_>) -> Result<f64, String> {
+        Ok(self.median(of)? / self.median(to)?)
     }
 
     fn most(&mut self, what: &str, most: f64, unit: &'static str, of: Place<'_>) {
-        let measured = self.median(of);
-        self.lines.push(Target { what: what.to_owned(), goal: Goal::AtMost(most, unit), measured });
+        let (goal, measured) = (Goal::AtMost(most, unit), self.median(of));
+        self.lines.push(Target { what: what.to_owned(), goal, measured, table: None });
     }
 }
 
@@ -102,64 +122,49 @@ pub fn targets(report: &Report) -> Vec<Target> {
 fn forwarding(targets: &mut Targets<'_>) {
     let row = established::name(Kind::Snat, 1000, 60);
     let at = |way| (established::NAME, row.as_str(), way);
-    targets.ratio("open flows: TC / iptables", 1.6, at(Way::Tc), at(Way::Iptables));
-    targets.ratio("open flows: TC / bare TC redirect", 0.9, at(Way::Tc), at(Way::BareTc));
-    targets.ratio(
-        "open flows: TC / bare TC redirect to a neighbour",
-        0.9,
-        at(Way::Tc),
-        at(Way::BareNeighbor),
-    );
-    targets.ratio("open flows: XDP / iptables", 3.5, at(Way::Xdp), at(Way::Iptables));
-    targets.ratio("open flows: XDP / bare XDP redirect", 0.9, at(Way::Xdp), at(Way::BareXdp));
-    let (one, million) =
-        (established::name(Kind::Snat, 1, 60), established::name(Kind::Snat, 1_000_000, 60));
-    for way in [Way::Tc, Way::Xdp] {
+    for (what, least, way, to, table) in [
+        ("TC / iptables", 1.6, Way::Tc, Way::Iptables, Way::TableTc),
+        ("TC / bare TC redirect", 0.9, Way::Tc, Way::BareTc, Way::TableTc),
+        ("TC / bare TC redirect to a neighbour", 0.9, Way::Tc, Way::BareNeighbor, Way::TableTc),
+        ("XDP / iptables", 3.5, Way::Xdp, Way::Iptables, Way::TableXdp),
+        ("XDP / bare XDP redirect", 0.9, Way::Xdp, Way::BareXdp, Way::TableXdp),
+    ] {
+        targets.ratio(&format!("open flows: {what}"), least, at(way), at(to));
+        targets.table(at(table), at(to));
+    }
+    let [one, million] = [1, 1_000_000].map(|flows| established::name(Kind::Snat, flows, 60));
+    for (way, table) in [(Way::Tc, Way::TableTc), (Way::Xdp, Way::TableXdp)] {
         let what = format!("{}: 1 000 000 flows / one flow", way.name());
-        let at = |row| (established::NAME, row, way);
-        targets.ratio(&what, 0.5, at(million.as_str()), at(one.as_str()));
+        let at = |row, way| (established::NAME, row, way);
+        targets.ratio(&what, 0.5, at(million.as_str(), way), at(one.as_str(), way));
+        targets.table(at(million.as_str(), table), at(one.as_str(), table));
     }
 }
 
 fn sessions(targets: &mut Targets<'_>) {
     let names = [0, 5000, 100_000].map(opening::name);
     let at = |index: usize, way| (opening::NAME, names[index].as_str(), way);
-    targets.ratio(
-        "new flows, no DNAT rule: TC / iptables",
-        2.0,
-        at(0, Way::Tc),
-        at(0, Way::Iptables),
-    );
-    targets.ratio(
-        "new flows, no DNAT rule: TC, preallocated / iptables",
-        2.0,
-        at(0, Way::TcPreallocated),
-        at(0, Way::Iptables),
-    );
-    targets.ratio(
-        "new flows, no DNAT rule: XDP / iptables",
-        3.0,
-        at(0, Way::Xdp),
-        at(0, Way::Iptables),
-    );
-    targets.ratio(
-        "new flows, no DNAT rule: XDP, preallocated / iptables",
-        3.0,
-        at(0, Way::XdpPreallocated),
-        at(0, Way::Iptables),
-    );
-    targets.ratio(
-        "new flows, 5 000 DNAT rules: TC / iptables",
-        20.0,
-        at(1, Way::Tc),
-        at(1, Way::Iptables),
-    );
-    targets.ratio(
-        "new flows, 5 000 DNAT rules: TC, preallocated / iptables",
-        20.0,
-        at(1, Way::TcPreallocated),
-        at(1, Way::Iptables),
-    );
+    let prealloc = "TC, preallocated / iptables";
+    for (index, rules, least, what, way, table) in [
+        (0, "no DNAT rule", 2.0, "TC / iptables", Way::Tc, Way::TableTc),
+        (0, "no DNAT rule", 2.0, prealloc, Way::TcPreallocated, Way::TableTcReserved),
+        (0, "no DNAT rule", 3.0, "XDP / iptables", Way::Xdp, Way::TableXdp),
+        (
+            0,
+            "no DNAT rule",
+            3.0,
+            "XDP, preallocated / iptables",
+            Way::XdpPreallocated,
+            Way::TableXdpReserved,
+        ),
+        (1, "5 000 DNAT rules", 20.0, "TC / iptables", Way::Tc, Way::TableTc),
+        (1, "5 000 DNAT rules", 20.0, prealloc, Way::TcPreallocated, Way::TableTcReserved),
+    ] {
+        let what = format!("new flows, {rules}: {what}");
+        targets.ratio(&what, least, at(index, way), at(index, Way::Iptables));
+        // It has no rules, so one row says it for all.
+        targets.table(at(0, table), at(index, Way::Iptables));
+    }
     targets.ratio("new flows, TC: 100 000 DNAT rules / none", 0.9, at(2, Way::Tc), at(0, Way::Tc));
     targets.most(
         "memory per session",
@@ -218,19 +223,22 @@ fn control(targets: &mut Targets<'_>) {
         what: "next hop lost: flows moved in BFD's time".to_owned(),
         goal: Goal::AtMost(1.0, "detection times"),
         measured: last.map(|millis| millis / f64::from(next_hops::DETECTION_MS)),
+        table: None,
     });
 }
 
 /// The table on the terminal.
 pub fn table(targets: &[Target]) -> String {
-    let mut rows = vec![["target", "asked", "measured", "met"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["target", "asked", "measured", "met", "a bare table"].map(str::to_owned).to_vec()];
     for target in targets {
         let met = match target.is_met() {
             Some(true) => "yes",
             Some(false) => "NO",
             None => "-",
         };
-        rows.push(vec![target.what.clone(), target.asked(), target.found(), met.to_owned()]);
+        let met = met.to_owned();
+        rows.push(vec![target.what.clone(), target.asked(), target.found(), met, target.limit()]);
     }
     grid(&rows)
 }
@@ -257,5 +265,8 @@ mod tests {
         let lines = targets(&report);
         assert_eq!(lines[0].found(), "1.50x");
         assert_eq!(lines[0].is_met(), Some(false));
+        assert_eq!(lines[0].limit(), "-");
+        report.add(established::NAME, &row, Way::TableTc.name(), Unit::Mpps, 5.0);
+        assert_eq!(targets(&report)[0].limit(), "2.50x");
     }
 }

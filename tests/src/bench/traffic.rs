@@ -4,14 +4,14 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use aya::maps::{Array, MapData, PerCpuArray};
+use anyhow::{Context as _, Error, Result};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::tc::TcAttachType;
 use aya::programs::xdp::XdpMode;
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 
-use super::flow::{Flows, Progress, Seen, Target};
+use super::flow::{Flows, Progress, Record, Seen, Target};
 use super::pod::Raw;
 use crate::kernel::test_run;
 
@@ -25,6 +25,16 @@ pub struct Traffic {
     progress: Array<MapData, Raw<Progress>>,
     target: Array<MapData, Raw<Target>>,
     seen: PerCpuArray<MapData, Raw<Seen>>,
+    table: Option<HashMap<MapData, [u32; 4], Raw<Record>>>,
+}
+
+/// A table of flows for the programs that have one.
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    /// How many flows it holds.
+    pub flows: u32,
+    /// Whether it takes the memory of all of them at the start.
+    pub reserved: bool,
 }
 
 /// What came of a burst.
@@ -51,23 +61,31 @@ impl Burst {
 }
 
 impl Traffic {
-    /// Loads the object.
+    /// Loads the object, with a table of flows if one is wanted.
     ///
     /// # Errors
     /// There is none, or the kernel refuses it.
-    pub fn load() -> Result<Self> {
+    pub fn load(table: Option<Table>) -> Result<Self> {
         let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/ebpf/bench.o");
         let path = std::env::var_os(OBJECT).map_or(default, PathBuf::from);
         let object = std::fs::read(&path)
             .with_context(|| format!("no object of the bench at {}", path.display()))?;
-        let mut ebpf =
-            EbpfLoader::new().load(&object).context("failed to load the bench's object")?;
+        let mut loader = EbpfLoader::new();
+        let table = table.map(|it| (if it.reserved { "RESERVED_TABLE" } else { "TABLE" }, it));
+        if let Some((name, Table { flows, .. })) = table {
+            // An entry for each direction.
+            loader.map_max_entries(name, 2 * flows);
+        }
+        let mut ebpf = loader.load(&object).context("failed to load the bench's object")?;
         let mut take = |name| ebpf.take_map(name).with_context(|| format!("no map {name}"));
         Ok(Self {
             flows: take("FLOWS")?.try_into()?,
             progress: take("PROGRESS")?.try_into()?,
             target: take("TARGET")?.try_into()?,
             seen: take("SEEN")?.try_into()?,
+            table: table
+                .map(|(name, _)| take(name)?.try_into().map_err(Error::from))
+                .transpose()?,
             ebpf,
         })
     }
@@ -113,6 +131,17 @@ impl Traffic {
             program.load().with_context(|| format!("failed to load {name}"))?;
         }
         Ok(program)
+    }
+
+    /// Removes every flow of the table.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn empty_table(&mut self) -> Result<()> {
+        let Some(table) = &mut self.table else { return Ok(()) };
+        // All keys first: looking for the first one takes the longer the emptier the table is.
+        let keys: Vec<_> = table.keys().collect::<Result<_, _>>()?;
+        Ok(keys.iter().try_for_each(|key| table.remove(key))?)
     }
 
     /// Says where bare redirects go.

@@ -125,10 +125,11 @@ fn unfit(way: Way, case: Case) -> Option<String> {
         Way::Iptables | Way::Nftables if case.flows > conntrack_max() => {
             "more flows than nf_conntrack_max takes on this machine"
         }
-        Way::Kernel | Way::BareTc | Way::BareNeighbor | Way::BareXdp if one_way => {
-            "no NAT: the row of SNAT with as many flows is its equal"
+        Way::Tc | Way::Xdp | Way::Iptables | Way::Nftables => return None,
+        _ if one_way => "no NAT: the row of SNAT with as many flows is its equal",
+        Way::BareNeighbor | Way::TableTc | Way::TableXdp if case.kind == Kind::Snat6 => {
+            "the bench has it for IPv4 only"
         }
-        Way::BareNeighbor if case.kind == Kind::Snat6 => "the bench has it for IPv4 only",
         _ => return None,
     };
     Some(why.to_owned())

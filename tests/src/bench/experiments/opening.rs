@@ -44,7 +44,9 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             external: External::Veth,
             generated: true,
         };
-        let mut subjects = bench.subjects(&Way::NAT, &setup);
+        // Tables without rules are the same beside any number of them.
+        let ways = Way::STATEFUL.into_iter().filter(|way| index == 0 || way.table().is_none());
+        let mut subjects = bench.subjects(&ways.collect::<Vec<_>>(), &setup);
         measure(bench, &mut subjects, &name(*dnats))?;
         if index == 0 {
             progress(&format!("{NAME}: {TEARDOWN}"));
@@ -87,7 +89,7 @@ fn open_for(subject: &mut Subject, first: u32, time: Duration) -> Result<(f64, u
 fn teardown(bench: &mut Bench, subjects: &mut Subjects) -> Result<()> {
     const SESSIONS: u32 = 100_000;
     subjects.note_absent(&mut bench.report, NAME, TEARDOWN, Unit::Kilo);
-    for subject in &mut subjects.ready {
+    for subject in subjects.ready.iter_mut().filter(|subject| subject.way.table().is_none()) {
         subject.forget_connections()?;
         let mut flows = Kind::Snat.flows(SESSIONS, 60);
         flows.first = 0x8000_0000;
