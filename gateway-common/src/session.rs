@@ -187,9 +187,6 @@ pub fn open<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<
 /// Inserts both entries.
 #[inline(always)]
 fn insert<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<(), Exit> {
-    if leads_to_itself(passage.work) {
-        return Err(DropReason::TupleTaken.into());
-    }
     if original_first(passage.work) {
         return insert_original_first(passage);
     }
@@ -204,26 +201,28 @@ fn insert<F: Family, T: Tables<F>>(passage: &mut Passage<'_, F, T>) -> Result<()
         return Ok(());
     };
     // An entry that was there already belongs to whoever made it, and one that the session of another
-    // CPU leads to has become part of that.
+    // CPU leads to has become part of that; but one that is in its own way is nobody's.
     let work = &*passage.work;
     let shared = match passage.tables.session(&work.parsed.tuple) {
         Some(there) => there.translated == work.draft.translated,
         None => false,
     };
-    if claimed && !shared {
+    if claimed && (!shared || leads_to_itself(work)) {
         passage.tables.release(&work.reply_key);
     }
     Err(refused(error))
 }
 
-/// Whether an inside endpoint talks to itself by its own mapping: both entries would have one key.
+/// Whether an inside endpoint talks to itself, and is seen where it talks to: both entries would have one
+/// key.
 #[inline(always)]
 fn leads_to_itself<F: Family>(work: &Work<F>) -> bool {
     let [original, reply] = [&work.parsed.tuple, &work.reply_key].map(|key| &key.endpoints);
-    work.flags & MAPPED_SOURCE != 0
-        && work.flags & MAPPED_TARGET != 0
+    work.flags & HAIRPIN != 0
         && original.source_port == reply.source_port
+        && original.destination_port == reply.destination_port
         && original.source == reply.source
+        && original.destination == reply.destination
 }
 
 /// Whether the entry that the reply will find is the original of a session that the other end has just

@@ -39,6 +39,28 @@ pub(super) fn a_backend_reaches_itself_by_its_own_port_forward(gw: &mut Gateway<
     back.is("203.0.113.11:80", "10.0.1.10:4000");
 }
 
+// Its answer would come as its packet does: one key for both entries.
+pub(super) fn a_backend_does_not_get_the_port_that_it_talks_to(gw: &mut Gateway<'_>) {
+    gw.configure(|config| (config.port_low, config.port_high) = (20_000, 20_000));
+    gw.dnat("203.0.113.11:20000", UDP, "10.0.1.10:4000");
+    gw.outbound(udp("10.0.1.10:4000", "203.0.113.11:20000")).dropped(DropReason::TupleTaken);
+    assert_eq!(gw.sessions(), []);
+    let there = gw.outbound(udp("10.0.1.10:4001", "203.0.113.11:20000")).forwarded();
+    there.is("203.0.113.11:20000", "10.0.1.10:4000");
+    gw.outbound(there.answer()).forwarded().is("203.0.113.11:20000", "10.0.1.10:4001");
+}
+
+// So it would by a port forward that came to lie over the backend's own mapping.
+pub(super) fn a_backend_does_not_reach_itself_by_its_mapped_port(gw: &mut Gateway<'_>) {
+    gw.snat_mapped("10.0.1.0/24", &["203.0.113.10"], 0);
+    let there = gw.outbound(udp("10.0.1.10:4000", "198.51.100.7:53")).forwarded();
+    let mapped = there.source().to_string();
+    let before = gw.sessions();
+    gw.dnat(&mapped, UDP, "10.0.1.10:4000");
+    gw.outbound(udp("10.0.1.10:4000", &mapped)).dropped(DropReason::TupleTaken);
+    assert_eq!(gw.sessions(), before);
+}
+
 // Row 13.
 pub(super) fn a_floating_ip_host_reaches_a_port_forward_with_its_own_eip(gw: &mut Gateway<'_>) {
     gw.fip(EIP, HOST);

@@ -236,6 +236,8 @@ cases! {
         a_plain_host_reaches_a_floating_ip,
         a_plain_host_reaches_a_port_forward,
         a_backend_reaches_itself_by_its_own_port_forward,
+        a_backend_does_not_get_the_port_that_it_talks_to,
+        a_backend_does_not_reach_itself_by_its_mapped_port,
         a_floating_ip_host_reaches_a_port_forward_with_its_own_eip,
         a_floating_ip_host_reaches_its_own_eip,
         two_floating_ip_hosts_reach_each_other_without_state,
