@@ -1,0 +1,122 @@
+//! What a gateway that is broken does, and that the model objects.
+
+use std::net::SocketAddr;
+
+use gateway_common::records::{Timeouts, ticks_from_secs};
+use gateway_tests::build_packet::{UDP, end};
+use gateway_tests::harness::host::Host;
+use gateway_tests::harness::routes::{Links, prefix};
+use gateway_tests::model::{Became, Packet, ReferenceNat, Rule, Side, Way};
+
+use super::rules::{INSIDE, REMOTES, SHARE};
+use super::{PORTS, Run, SESSIONS};
+
+/// Runs until the model objects to what a broken gateway does; `None` if it never does.
+fn objection(break_it: impl Fn(&mut Run<'_>, u64)) -> Option<String> {
+    let mut host = Host::new(Links::IMAGINED, 2 * SESSIONS);
+    let mut run = Run::new(&mut host, false, 7);
+    (0..20_000).find_map(|step| {
+        break_it(&mut run, step);
+        run.step().err()
+    })
+}
+
+#[test]
+fn a_gateway_that_loses_a_session_is_caught() {
+    let why = objection(|run, step| {
+        if step % 100 == 99 {
+            let entries = run.gw.sessions();
+            let flow = entries[0].flow;
+            let both = entries.iter().filter(|entry| {
+                entry.flow == flow || entry.translated == (flow.destination, flow.source)
+            });
+            both.for_each(|entry| run.gw.forget(entry));
+        }
+    });
+    assert!(why.is_some_and(|why| why.contains("disappeared") || why.contains("entries")));
+}
+
+#[test]
+fn a_gateway_that_is_impatient_is_caught() {
+    let impatient = Timeouts { tcp_opening: ticks_from_secs(200), ..Timeouts::default() };
+    let why = objection(|run, _| run.gw.configure(|config| config.timeouts = impatient));
+    assert!(why.is_some_and(|why| why.contains("sweep") || why.contains("disappeared")));
+}
+
+#[test]
+fn a_gateway_with_another_range_of_ports_is_caught() {
+    let why = objection(|run, _| run.gw.configure(|config| config.port_high = PORTS.1 + 1));
+    assert!(why.is_some_and(|why| why.contains("a port from 30001 to 30003")));
+}
+
+#[test]
+fn a_rule_that_stays_behind_is_caught() {
+    let why = objection(|run, step| {
+        if step > 500
+            && let Some(id) = run.rules[5].first()
+        {
+            run.model.remove(*id);
+        }
+    });
+    assert!(why.is_some());
+}
+
+#[test]
+fn a_new_flow_to_a_backend_that_left_is_caught() {
+    let why = objection(|run, step| {
+        if step > 500
+            && let Some(id) = run.rules[SHARE].first()
+        {
+            run.model.drain(*id);
+        }
+    });
+    assert!(why.is_some_and(|why| why.contains("expected to one of")));
+}
+
+#[test]
+fn a_host_with_two_addresses_of_a_pool_is_caught() {
+    let mut model = ReferenceNat::new(PORTS, SESSIONS as usize);
+    let eips = ["203.0.113.15:30001", "203.0.113.16:30002"].map(end);
+    for (id, eip) in (1..).zip(eips) {
+        model.add(id, Rule::Snat(prefix("10.0.1.0/24"), eip.ip()));
+    }
+    let packet = |port: u16, to: &str| {
+        let from = SocketAddr::new(end(INSIDE[0]).ip(), port);
+        Packet { protocol: UDP, way: Way { side: Side::Inside, from, to: end(to) }, flags: 0 }
+    };
+    let (one, two) = (packet(4000, REMOTES[0]), packet(4001, REMOTES[1]));
+    model.packet(&one, Became::Sent(eips[0], one.way.to)).expect("a free port");
+    let why = model.packet(&two, Became::Sent(eips[1], two.way.to)).expect_err("another EIP");
+    assert!(why.contains("is paired with 203.0.113.15"), "{why}");
+}
+
+#[test]
+fn a_hairpin_that_the_other_side_would_answer_past_the_gateway_is_caught() {
+    let mut model = ReferenceNat::new(PORTS, SESSIONS as usize);
+    let (eip, inside) = (end("203.0.113.11:53"), end("10.0.1.10:53"));
+    model.add(1, Rule::Dnat(UDP, eip, inside));
+    let way = Way { side: Side::Inside, from: end("10.0.1.20:4000"), to: eip };
+    let packet = |way: Way| Packet { protocol: UDP, way, flags: 0 };
+    for wrong in [way.from, end("203.0.113.12:30001"), end("203.0.113.11:80")] {
+        let why = model.clone().packet(&packet(way), Became::Sent(wrong, inside));
+        assert!(why.is_err_and(|why| why.contains("a port from 30001 to 30003")), "{wrong}");
+    }
+    let seen = end("203.0.113.11:30001");
+    model.packet(&packet(way), Became::Sent(seen, inside)).expect("as it must be");
+    let answer = Way { side: Side::Inside, from: inside, to: seen };
+    let why = model.clone().packet(&packet(answer), Became::Sent(inside, way.from));
+    assert!(why.is_err_and(|why| why.contains("expected from 203.0.113.11:53")));
+    model.packet(&packet(answer), Became::Sent(eip, way.from)).expect("as it must be");
+}
+
+#[test]
+fn an_endpoint_that_talks_to_itself_is_caught() {
+    let mut model = ReferenceNat::new(PORTS, SESSIONS as usize);
+    let (eip, inside) = (end("203.0.113.11:30001"), end("10.0.1.10:4000"));
+    model.add(1, Rule::Dnat(UDP, eip, inside));
+    let way = Way { side: Side::Inside, from: inside, to: eip };
+    let packet = Packet { protocol: UDP, way, flags: 0 };
+    let why = model.packet(&packet, Became::Sent(eip, inside)).expect_err("one key for both");
+    assert!(why.contains("talks to itself"), "{why}");
+    model.packet(&packet, Became::Sent(end("203.0.113.11:30002"), inside)).expect("another port");
+}
