@@ -10,10 +10,15 @@
 //! packet can slip in between, and its word counts: so a session that is used meanwhile stays.
 
 use crate::{
+    endpoint_independent::KeySlot,
     expire::{self, SessionState},
     family::Family,
-    records::{ORIGINAL, RuleState, Session, Ticks, Timeouts, ticks_from_secs},
+    records::{
+        MAPPED_SOURCE, MAPPED_TARGET, MappingKind, ORIGINAL, RuleState, Session, Ticks, Timeouts,
+        ticks_from_secs,
+    },
     session::elapsed,
+    tables::Tables,
     tuple::Tuple,
 };
 
@@ -78,6 +83,34 @@ pub fn fate<F: Family>(
     }
 }
 
+/// The rule of the mapping by which a mapped endpoint reached another one; 0 for all other sessions. Their
+/// session has the rule of who asked, and ends with either: a mapping does not outlive its rule.
+///
+/// `reply` is the key of the entry of the answers; what `slot` holds does not matter.
+#[inline(always)]
+pub fn rule_of_target<F: Family, T: Tables<F>>(
+    reply: &Tuple<F>,
+    flags: u8,
+    slot: &mut KeySlot<F>,
+    tables: &mut T,
+) -> u32 {
+    if !joins_two_mappings(flags) {
+        return 0;
+    }
+    let ends = &reply.endpoints;
+    slot.key.set(MappingKind::Inside, &ends.source, ends.source_port, reply.protocol);
+    match tables.mapping(&slot.key) {
+        Some(mapping) => mapping.rule,
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn joins_two_mappings(flags: u8) -> bool {
+    const BOTH: u8 = MAPPED_SOURCE | MAPPED_TARGET;
+    flags & BOTH == BOTH
+}
+
 /// Whether the other half of an entry must be there by now.
 #[inline(always)]
 fn is_old<F: Family>(session: &Session<F>, now: Ticks) -> bool {
@@ -105,7 +138,7 @@ pub fn is_candidate<F: Family>(
         let ports = key.endpoints.source_port ^ key.endpoints.destination_port;
         return ports % TURNS == turn % TURNS && is_old(session, now);
     }
-    if rule != RuleState::Active as u8 {
+    if rule != RuleState::Active as u8 || joins_two_mappings(session.flags) {
         return true;
     }
     let idle = elapsed(now, session.last_seen);

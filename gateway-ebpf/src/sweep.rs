@@ -10,7 +10,7 @@ use gateway_common::{
     accounting,
     endpoint_independent::KeySlot,
     records::{ORIGINAL, RuleState, Session},
-    sweep::{self, Fate, HEADER_BYTES},
+    sweep::{self, Fate, HEADER_BYTES, NO_RULE},
     tuple::Tuple,
     verdict::SESSIONS_CLOSED,
 };
@@ -76,16 +76,30 @@ extern "C" fn visit<F: Maps>(
 #[inline(always)]
 fn fate<F: Maps>(key: &Tuple<F>, session: &Session<F>) -> Fate {
     let now = clock::now();
-    let rule = match session.rule {
-        0 => RuleState::Active as u8,
-        rule => maps::rule_state(rule),
-    };
     let Some(config) = maps::config() else {
         return Fate::Stays;
     };
+    let opposite = session.opposite(key);
+    let target = state_of_target(&opposite, session.flags);
+    let rule = if target == NO_RULE { NO_RULE } else { state(session.rule) };
     // SAFETY: as in `visit`.
-    let opposite = F::SESSIONS.get_ptr(session.opposite(key)).map(|reply| unsafe { &*reply });
+    let opposite = F::SESSIONS.get_ptr(opposite).map(|reply| unsafe { &*reply });
     sweep::fate(key, session, opposite, rule, &config.timeouts, now)
+}
+
+#[inline(always)]
+fn state(rule: u32) -> u8 {
+    match rule {
+        0 => RuleState::Active as u8,
+        rule => maps::rule_state(rule),
+    }
+}
+
+// A function of its own for its stack frame.
+#[inline(never)]
+fn state_of_target<F: Maps>(reply: &Tuple<F>, flags: u8) -> u8 {
+    let mut tables = KernelTables::<F, Tc>::new(core::ptr::null_mut());
+    state(sweep::rule_of_target(reply, flags, &mut KeySlot::default(), &mut tables))
 }
 
 /// Removes both entries; `true` if that was a session.

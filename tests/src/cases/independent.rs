@@ -229,6 +229,20 @@ pub(super) fn a_removed_rule_takes_its_mappings_along(gw: &mut Gateway<'_>) {
     gw.inbound(udp(STRANGER, &mapped)).passed(PassReason::Local);
 }
 
+pub(super) fn a_removed_rule_takes_its_mappings_from_hairpins_too(gw: &mut Gateway<'_>) {
+    let other = gw.snat_mapped("10.0.2.0/24", &["203.0.113.11"], FILTER_INDEPENDENT);
+    let rules = gw.snat_mapped("10.0.1.0/24", &[EIP], FILTER_INDEPENDENT);
+    let mapped = external(gw, INSIDE, KNOWN);
+    gw.outbound(udp("10.0.2.30:4000", &mapped)).forwarded();
+    gw.outbound(udp("10.0.2.30:4000", KNOWN)).forwarded();
+    gw.remove(rules[0]);
+    assert_eq!(gw.sweep(), 2);
+    gw.inbound(udp(STRANGER, &mapped)).passed(PassReason::Local);
+    assert_eq!((gw.mappings(), gw.sessions().len()), (1, 2));
+    gw.remove(other[0]);
+    assert_eq!(gw.sweep(), 1);
+}
+
 // RFC 4787 REQ-11: the behaviour does not change under load.
 pub(super) fn a_nearly_full_range_maps_as_an_empty_one(gw: &mut Gateway<'_>) {
     gw.snat_mapped("10.0.0.0/16", &[EIP], NO_FILTER);

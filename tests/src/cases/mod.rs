@@ -149,6 +149,7 @@ cases! {
         a_host_does_not_reach_itself_by_its_own_mapping,
         a_mapping_lives_as_long_as_its_sessions,
         a_removed_rule_takes_its_mappings_along,
+        a_removed_rule_takes_its_mappings_from_hairpins_too,
         a_nearly_full_range_maps_as_an_empty_one,
         a_pool_overflows_with_mappings_too,
         a_port_class_is_kept_by_mappings,

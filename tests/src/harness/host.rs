@@ -182,11 +182,14 @@ fn sweep_all<F: Notation>(
     let mut ended = 0;
     for (key, session) in tables.sessions.clone() {
         let opposite_key = session.opposite(&key);
-        let opposite = tables.sessions.get(&opposite_key);
-        let rule = match session.rule {
+        let mut slot = KeySlot::default();
+        let target = sweep::rule_of_target(&opposite_key, session.flags, &mut slot, tables);
+        let state = |rule| match rule {
             0 => RuleState::Active as u8,
             rule => rules.get(&rule).map_or(NO_RULE, |rule| rule.state),
         };
+        let rule = if state(target) == NO_RULE { NO_RULE } else { state(session.rule) };
+        let opposite = tables.sessions.get(&opposite_key);
         let fate = sweep::fate(&key, &session, opposite, rule, &config.timeouts, NOW);
         if fate == Fate::Ends {
             tables.sessions.remove(&opposite_key);
