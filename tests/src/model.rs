@@ -5,6 +5,7 @@
 //! the RFCs and the packet table say.
 
 mod flows;
+mod mappings;
 mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use gateway_common::verdict::DropReason;
 
-use self::flows::Door;
+use self::flows::{Door, Exit};
+pub use self::mappings::Filter;
+use self::mappings::Mapping;
 use self::session::Session;
 pub use self::session::{Ends, Side, Way};
 use crate::harness::routes::Prefix;
@@ -48,6 +51,8 @@ pub enum Rule {
     Dnat(u8, SocketAddr, SocketAddr),
     /// These sources leave by this EIP. Rules with the same sources are a pool.
     Snat(Prefix, IpAddr),
+    /// The same, with one external endpoint for all remotes, and a filter.
+    Mapped(Prefix, IpAddr, Filter),
 }
 
 /// The model.
@@ -55,6 +60,7 @@ pub enum Rule {
 pub struct ReferenceNat {
     now: u64,
     sessions: Vec<Session>,
+    mappings: Vec<Mapping>,
     rules: BTreeMap<u32, Rule>,
     /// Backends that left a shared port: they keep their sessions.
     draining: BTreeSet<u32>,
@@ -76,6 +82,7 @@ impl ReferenceNat {
         Self {
             now: 0,
             sessions: Vec::new(),
+            mappings: Vec::new(),
             rules: BTreeMap::new(),
             draining: BTreeSet::new(),
             pairs: BTreeMap::new(),
@@ -131,7 +138,11 @@ impl ReferenceNat {
 
     fn is_alive(&self, session: &Session) -> bool {
         let rule = self.rules.contains_key(&session.rule) || self.draining.contains(&session.rule);
-        !session.is_over(self.now) && rule
+        let of = |inside: &SocketAddr| self.mapping_of(session.ends.protocol, *inside);
+        let mut mappings = session.maps.iter().flatten().filter_map(of);
+        !session.is_over(self.now)
+            && rule
+            && mappings.all(|mapping| self.rules.contains_key(&mapping.rule))
     }
 
     /// Ends the sessions that are over or whose rule is gone. Returns how many.
@@ -140,6 +151,7 @@ impl ReferenceNat {
         let alive: Vec<_> =
             self.sessions.iter().filter(|session| self.is_alive(session)).copied().collect();
         self.sessions = alive;
+        self.forget_mappings();
         before - self.sessions.len()
     }
 
@@ -159,6 +171,7 @@ impl ReferenceNat {
             return Err(format!("a live session has disappeared: {lost:?} at {}", self.now));
         }
         self.sessions.retain(|session| there.contains(&session.ends));
+        self.forget_mappings();
         Ok(())
     }
 
@@ -196,7 +209,7 @@ impl ReferenceNat {
     }
 
     /// A session opens, and one that is over and in its way is gone.
-    fn open(&mut self, packet: &Packet, left: Way, rule: u32) -> Result<(), String> {
+    fn open(&mut self, packet: &Packet, left: Way, exit: &Exit) -> Result<(), String> {
         let (protocol, came) = (packet.protocol, packet.way);
         let answers = left.back();
         if answers == came {
@@ -210,11 +223,12 @@ impl ReferenceNat {
             return Err(format!("{} is taken by {:?}", left.from, taken.ends));
         }
         self.sessions.retain(|other| !other.meets(protocol, answers));
-        if self.sessions.len() >= self.capacity {
+        // Others that are over may have given way while a port was looked for.
+        if self.sessions.iter().filter(|other| !other.is_over(self.now)).count() >= self.capacity {
             return Err("the table is full".into());
         }
         let ends = Ends { protocol, came, left };
-        self.sessions.push(Session::new(ends, packet, rule, self.now));
+        self.sessions.push(Session::new(ends, packet, exit, self.now));
         Ok(())
     }
 

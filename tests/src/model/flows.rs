@@ -5,30 +5,41 @@ use std::net::{IpAddr, SocketAddr};
 
 use gateway_common::verdict::DropReason;
 
+use super::session::Session;
 use super::{Became, Packet, ReferenceNat, Rule, Side, Way};
 use crate::build_packet::{ICMP, end};
 use crate::harness::notation::covers;
 use crate::harness::routes::{EIPS, Prefix};
 
-/// Where a rule leads what is sent to an external endpoint.
+/// A way for a new flow.
 #[derive(Clone, Copy, Debug)]
-struct Target {
-    rule: u32,
-    inside: SocketAddr,
-    /// It is a floating IP.
-    floats: bool,
-}
-
-/// An EIP that a new flow may take a port of, by a rule, and where it goes from there.
-#[derive(Clone, Copy, Debug)]
-struct Exit {
-    rule: u32,
-    eip: IpAddr,
+pub(super) struct Exit {
+    pub(super) rule: u32,
+    /// The address that it is seen by, if it takes a port of that.
+    eip: Option<IpAddr>,
     to: SocketAddr,
+    /// `to` has the whole EIP.
+    floats: bool,
+    /// As of a session.
+    pub(super) maps: [Option<SocketAddr>; 2],
 }
 
-/// Where ports are given: protocol, EIP with the lowest of them, and who will see them.
-pub(super) type Door = (u8, SocketAddr, SocketAddr);
+impl Exit {
+    fn new(rule: u32, to: SocketAddr) -> Self {
+        Self { rule, eip: None, to, floats: false, maps: [None, None] }
+    }
+}
+
+/// The EIPs of a source prefix, each with its rule.
+pub(super) struct Pool {
+    sources: Prefix,
+    pub(super) eips: BTreeMap<IpAddr, u32>,
+    /// Whether they map endpoint-independently.
+    maps: bool,
+}
+
+/// Where ports are given: protocol, EIP, the lowest of them, and who will see them.
+pub(super) type Door = (u8, Option<IpAddr>, u16, SocketAddr);
 
 impl ReferenceNat {
     /// A packet of no session.
@@ -39,11 +50,9 @@ impl ReferenceNat {
         let seen = SocketAddr::new(own.unwrap_or(from.ip()), from.port());
         let targets = self.targets(packet);
         match targets.first() {
-            Some(target) if target.floats && keeps_port => {
-                self.is_sent(became, seen, target.inside)
-            }
-            Some(_) if keeps_port => self.enters(packet, became, seen, &targets),
-            Some(_) => self.turns(packet, became, &targets),
+            Some(target) if target.floats && keeps_port => self.is_sent(became, seen, target.to),
+            Some(_) if keeps_port => self.is_seen_by(packet, became, Side::Inside, seen, &targets),
+            Some(_) => self.turns(packet, became, targets),
             None if EIPS.iter().any(|eip| end(eip).ip() == to.ip()) => match became {
                 Became::Passed => Ok(()),
                 _ => Err("it is to an address of the gateway, and nobody's".into()),
@@ -54,98 +63,151 @@ impl ReferenceNat {
     }
 
     /// The floating IP of a host.
-    fn own_eip(&self, host: IpAddr) -> Option<IpAddr> {
+    pub(super) fn own_eip(&self, host: IpAddr) -> Option<IpAddr> {
         self.rules.values().find_map(|rule| match rule {
             Rule::Fip(eip, inside) => (*inside == host).then_some(*eip),
             _ => None,
         })
     }
 
-    /// Where rules lead a packet by its destination. A floating IP has all of its EIP.
-    fn targets(&self, packet: &Packet) -> Vec<Target> {
-        let to = packet.way.to;
+    /// Where rules and mappings lead a packet by its destination.
+    fn targets(&self, packet: &Packet) -> Vec<Exit> {
+        let (protocol, to) = (packet.protocol, packet.way.to);
         let floating = self.rules.iter().find_map(|(rule, what)| match what {
             Rule::Fip(eip, inside) if *eip == to.ip() => {
-                let inside = SocketAddr::new(*inside, to.port());
-                Some(Target { rule: *rule, inside, floats: true })
+                let exit = Exit::new(*rule, SocketAddr::new(*inside, to.port()));
+                Some(Exit { floats: true, ..exit })
             }
             _ => None,
         });
+        if let Some(target) = floating {
+            return vec![target];
+        }
         let forwards = self.rules.iter().filter_map(|(rule, what)| match what {
-            Rule::Dnat(protocol, external, inside)
-                if (*protocol, *external) == (packet.protocol, to) =>
-            {
-                Some(Target { rule: *rule, inside: *inside, floats: false })
+            Rule::Dnat(of, external, inside) if (*of, *external) == (protocol, to) => {
+                Some(Exit::new(*rule, *inside))
             }
             _ => None,
         });
-        floating.map_or_else(|| forwards.collect(), |target| vec![target])
+        let forwards: Vec<_> = forwards.collect();
+        let mapping = self
+            .mapping_at(protocol, to)
+            .filter(|mapping| protocol != ICMP && self.admits(mapping, packet));
+        match mapping {
+            Some(mapping) if forwards.is_empty() => {
+                let exit = Exit::new(mapping.rule, mapping.inside);
+                vec![Exit { maps: [None, Some(mapping.inside)], ..exit }]
+            }
+            _ => forwards,
+        }
     }
 
-    /// A new flow by a port forward, from who keeps his port: everybody outside, and floating IPs.
-    fn enters(
+    /// Whether a port forward has a port.
+    pub(super) fn forwards_port(&self, protocol: u8, port: SocketAddr) -> bool {
+        let has = |rule: &Rule| matches!(rule, Rule::Dnat(of, external, _) if (*of, *external) == (protocol, port));
+        self.rules.values().any(has)
+    }
+
+    /// A new flow of one whose external endpoint is known beforehand: of everybody outside, of a floating
+    /// IP and of who has a mapping.
+    fn is_seen_by(
         &mut self,
         packet: &Packet,
         became: Became,
+        side: Side,
         seen: SocketAddr,
-        targets: &[Target],
+        exits: &[Exit],
     ) -> Result<(), String> {
-        let left = |inside| Way { side: Side::Inside, from: seen, to: inside };
+        let left = |to| Way { side, from: seen, to };
         match became {
             Became::Sent(_, to) => {
-                let Some(target) = targets.iter().find(|target| target.inside == to) else {
-                    return Err(format!("expected to one of {targets:?}"));
+                let Some(exit) = exits.iter().find(|exit| exit.to == to) else {
+                    return Err(format!("expected to one of {exits:?}"));
                 };
                 self.is_sent(became, seen, to)?;
-                self.open(packet, left(to), target.rule)
+                self.open(packet, left(to), exit)
             }
             Became::Dropped(DropReason::TupleTaken)
-                if targets.iter().any(|target| self.is_taken(packet, left(target.inside))) =>
+                if exits.iter().any(|exit| self.is_taken(packet, left(exit.to))) =>
             {
                 Ok(())
             }
-            _ => self.is_refused(became, targets.iter().map(|target| target.inside)),
+            _ => self.is_refused(became, exits),
         }
     }
 
     /// A new flow from inside to an EIP, back inside. The other side must see an outside address, or it
-    /// would answer past the gateway: that EIP.
-    fn turns(&mut self, packet: &Packet, became: Became, targets: &[Target]) -> Result<(), String> {
-        let eip = packet.way.to.ip();
-        let exit = |target: &Target| Exit { rule: target.rule, eip, to: target.inside };
-        let exits: Vec<_> = targets.iter().map(exit).collect();
-        self.takes_port(packet, became, Side::Inside, &exits)
+    /// would answer past the gateway: that EIP, or the mapping of the source (RFC 4787 REQ-9a).
+    fn turns(
+        &mut self,
+        packet: &Packet,
+        became: Became,
+        mut targets: Vec<Exit>,
+    ) -> Result<(), String> {
+        if let Some(pool) = self.pool_of(packet.way.from.ip()).filter(|pool| pool.maps) {
+            return self.takes_port_of(&pool, packet, became, Side::Inside, &targets);
+        }
+        targets.iter_mut().for_each(|exit| exit.eip = Some(packet.way.to.ip()));
+        self.takes_port(packet, became, Side::Inside, &targets)
     }
 
     /// A new flow from inside to the outside.
     fn leaves(&mut self, packet: &Packet, became: Became) -> Result<(), String> {
-        let Way { from, to, .. } = packet.way;
-        let Some((sources, pool)) = self.pool_of(from.ip()) else {
+        let Some(pool) = self.pool_of(packet.way.from.ip()) else {
             return match became {
                 Became::Dropped(DropReason::NoRule | DropReason::NoRoute) => Ok(()),
                 _ => Err("no rule covers it".into()),
             };
         };
-        let exits = pool.iter().map(|(eip, rule)| Exit { rule: *rule, eip: *eip, to });
-        let exits: Vec<_> = exits.collect();
-        if let Became::Sent(external, _) = became {
-            self.is_paired((sources, from.ip()), packet, external.ip(), &exits)?;
+        let exit = Exit::new(0, packet.way.to);
+        self.takes_port_of(&pool, packet, became, Side::Outside, &[exit])
+    }
+
+    /// A new flow that is seen by an EIP of a pool.
+    fn takes_port_of(
+        &mut self,
+        pool: &Pool,
+        packet: &Packet,
+        became: Became,
+        side: Side,
+        targets: &[Exit],
+    ) -> Result<(), String> {
+        let from = packet.way.from;
+        let maps = |exit: &Exit| [pool.maps.then_some(from), exit.maps[1]];
+        if let Some(mapping) = self.mapping_of(packet.protocol, from).filter(|_| pool.maps) {
+            let exit = |exit: &Exit| Exit { rule: mapping.rule, maps: maps(exit), ..*exit };
+            let exits: Vec<_> = targets.iter().map(exit).collect();
+            return self.is_seen_by(packet, became, side, mapping.external, &exits);
         }
-        self.takes_port(packet, became, Side::Outside, &exits)
+        let mut exits = Vec::new();
+        for target in targets {
+            let exit = |(eip, rule): (&IpAddr, &u32)| Exit {
+                rule: *rule,
+                eip: Some(*eip),
+                maps: maps(target),
+                ..*target
+            };
+            exits.extend(pool.eips.iter().map(exit));
+        }
+        if let Became::Sent(external, to) = became {
+            let these: Vec<_> = exits.iter().filter(|exit| exit.to == to).copied().collect();
+            self.is_paired((pool.sources, from.ip()), packet, external.ip(), side, &these)?;
+        }
+        self.takes_port(packet, became, side, &exits)
     }
 
     /// The longest prefix with a source in it, and the EIPs of its rules.
-    fn pool_of(&self, source: IpAddr) -> Option<(Prefix, BTreeMap<IpAddr, u32>)> {
+    pub(super) fn pool_of(&self, source: IpAddr) -> Option<Pool> {
         let rules = self.rules.iter().filter_map(|(id, rule)| match rule {
-            Rule::Snat(sources, eip) if covers(sources.0, sources.1, source) => {
-                Some((*sources, *eip, *id))
-            }
+            Rule::Snat(sources, eip) => Some((*sources, *eip, *id, false)),
+            Rule::Mapped(sources, eip, _) => Some((*sources, *eip, *id, true)),
             _ => None,
         });
-        let all: Vec<_> = rules.collect();
-        let longest = all.iter().map(|(sources, ..)| *sources).max_by_key(|(_, length)| *length)?;
-        let pool = all.iter().filter(|(sources, ..)| *sources == longest);
-        Some((longest, pool.map(|(_, eip, id)| (*eip, *id)).collect()))
+        let all: Vec<_> =
+            rules.filter(|(sources, ..)| covers(sources.0, sources.1, source)).collect();
+        let (sources, _, _, maps) = *all.iter().max_by_key(|((_, length), ..)| *length)?;
+        let pool = all.iter().filter(|(other, ..)| *other == sources);
+        Some(Pool { sources, eips: pool.map(|(_, eip, id, _)| (*eip, *id)).collect(), maps })
     }
 
     /// A host has one EIP of a pool for all its flows, as long as that has a port to give (RFC 4787,
@@ -155,9 +217,10 @@ impl ReferenceNat {
         host: (Prefix, IpAddr),
         packet: &Packet,
         eip: IpAddr,
+        side: Side,
         pool: &[Exit],
     ) -> Result<(), String> {
-        let free = |exit: &Exit| self.free_port(packet, Side::Outside, exit);
+        let free = |exit: &Exit| self.free_port(packet, side, exit);
         let Some(paired) = self.pairs.get(&host) else {
             // Otherwise nobody knows which it would have been.
             if pool.iter().all(|exit| free(exit).is_some()) {
@@ -165,7 +228,7 @@ impl ReferenceNat {
             }
             return Ok(());
         };
-        match pool.iter().find(|exit| exit.eip == *paired && *paired != eip).and_then(free) {
+        match pool.iter().find(|exit| exit.eip == Some(*paired) && *paired != eip).and_then(free) {
             Some(free) => Err(format!("{} is paired with {paired}; {free} is free", host.1)),
             None => Ok(()),
         }
@@ -180,7 +243,7 @@ impl ReferenceNat {
         exits: &[Exit],
     ) -> Result<(), String> {
         let (low, high) = self.range(packet);
-        let door = |exit: &Exit| (packet.protocol, SocketAddr::new(exit.eip, low), exit.to);
+        let door = |exit: &Exit| (packet.protocol, exit.eip, low, exit.to);
         for exit in exits {
             if self.free_port(packet, side, exit).is_none() {
                 self.refused.insert(door(exit));
@@ -189,11 +252,13 @@ impl ReferenceNat {
         match became {
             Became::Sent(external, to) => {
                 self.is_sent(became, external, to)?;
-                let exit = exits.iter().find(|exit| (exit.eip, exit.to) == (external.ip(), to));
+                let exit =
+                    exits.iter().find(|exit| (exit.eip, exit.to) == (Some(external.ip()), to));
                 let Some(exit) = exit.filter(|_| (low..=high).contains(&external.port())) else {
                     return Err(format!("expected {exits:?}, a port from {low} to {high}"));
                 };
-                self.open(packet, Way { side, from: external, to }, exit.rule)
+                self.open(packet, Way { side, from: external, to }, exit)?;
+                self.drawn(external)
             }
             Became::Dropped(DropReason::PortsExhausted) => {
                 // A pool is tried to its end, of a shared port one backend.
@@ -213,23 +278,28 @@ impl ReferenceNat {
             {
                 Ok(())
             }
-            _ => self.is_refused(became, exits.iter().map(|exit| exit.to)),
+            _ => self.is_refused(became, exits),
         }
     }
 
     /// A port of an EIP that this packet may have.
     fn free_port(&self, packet: &Packet, side: Side, exit: &Exit) -> Option<SocketAddr> {
-        let (low, high) = self.range(packet);
-        (low..=high)
-            .map(|port| SocketAddr::new(exit.eip, port))
-            .find(|external| !self.is_taken(packet, Way { side, from: *external, to: exit.to }))
+        let ((low, high), eip, protocol) = (self.range(packet), exit.eip?, packet.protocol);
+        (low..=high).map(|port| SocketAddr::new(eip, port)).find(|external| {
+            let left = Way { side, from: *external, to: exit.to };
+            let held = |session: &Session| session.meets(protocol, left.back());
+            // A new mapping takes nothing from anybody.
+            let other = exit.maps[0].is_some()
+                && (self.forwards_port(protocol, *external) || self.sessions.iter().any(held));
+            !other && !self.is_taken(packet, left) && !self.is_mapped(protocol, left.back())
+        })
     }
 
     /// Whether a packet cannot open a session that leaves like this. One that is over gives way, but whose
     /// first packet came as the answers would keeps its place until it is swept.
     fn is_taken(&self, packet: &Packet, left: Way) -> bool {
         let answers = left.back();
-        let keeps = |held: &super::Session| {
+        let keeps = |held: &Session| {
             held.meets(packet.protocol, answers)
                 && (held.ends.came == answers || !held.is_over(self.now))
         };
@@ -237,15 +307,10 @@ impl ReferenceNat {
     }
 
     /// Why else a packet that a rule covers may not leave.
-    fn is_refused(
-        &self,
-        became: Became,
-        mut to: impl Iterator<Item = SocketAddr>,
-    ) -> Result<(), String> {
+    fn is_refused(&self, became: Became, exits: &[Exit]) -> Result<(), String> {
+        let lost = |exit: &Exit| self.lost.contains(&exit.to.ip());
         match became {
-            Became::Dropped(DropReason::NoRoute) if to.any(|to| self.lost.contains(&to.ip())) => {
-                Ok(())
-            }
+            Became::Dropped(DropReason::NoRoute) if exits.iter().any(lost) => Ok(()),
             Became::Dropped(DropReason::SessionsFull) => self.is_full(),
             _ => Err("a rule covers it".into()),
         }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::Packet;
+use super::flows::Exit;
 use crate::build_packet::{ACK, FIN, ICMP, RST, SYN, TCP};
 
 /// Which side of the gateway.
@@ -74,6 +75,8 @@ struct Sent {
 pub(super) struct Session {
     pub(super) ends: Ends,
     pub(super) rule: u32,
+    /// The inside endpoints that it knows by their mappings: who asked, and who was asked.
+    pub(super) maps: [Option<SocketAddr>; 2],
     last: u64,
     /// Who asked, and who answers.
     sent: [Sent; 2],
@@ -81,8 +84,9 @@ pub(super) struct Session {
 
 impl Session {
     /// A session that a packet opens.
-    pub(super) fn new(ends: Ends, packet: &Packet, rule: u32, now: u64) -> Self {
-        let mut session = Self { ends, rule, last: now, sent: [Sent::default(); 2] };
+    pub(super) fn new(ends: Ends, packet: &Packet, exit: &Exit, now: u64) -> Self {
+        let Exit { rule, maps, .. } = *exit;
+        let mut session = Self { ends, rule, maps, last: now, sent: [Sent::default(); 2] };
         session.note(packet, now);
         session
     }

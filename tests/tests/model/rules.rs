@@ -2,14 +2,16 @@
 
 use std::net::SocketAddr;
 
+use gateway_common::records::{FILTER_ADDRESS, FILTER_INDEPENDENT};
 use gateway_common::share::Balance;
 use gateway_tests::build_packet::{ACK, FIN, ICMP, RST, SYN, TCP, UDP, end};
 use gateway_tests::cases::Gateway;
 use gateway_tests::harness::routes::prefix;
 use gateway_tests::harness::traffic::Dice;
-use gateway_tests::model::{Ends, Packet, Rule, Side, Way};
+use gateway_tests::model::{Ends, Filter, Packet, Rule, Side, Way};
 
-pub(crate) const INSIDE: [&str; 4] = ["10.0.1.5", "10.0.1.10", "10.0.1.20", "10.0.2.30"];
+pub(crate) const INSIDE: [&str; 5] =
+    ["10.0.1.5", "10.0.1.10", "10.0.1.20", "10.0.1.21", "10.0.2.30"];
 pub(crate) const REMOTES: [&str; 3] = ["198.51.100.7:443", "198.51.100.7:53", "198.51.100.8:443"];
 const SOURCES: [u16; 8] = [4000, 4001, 4002, 4003, 8080, 53, 700, 100];
 const EXTERNALS: [&str; 9] = [
@@ -27,7 +29,7 @@ const EXTERNALS: [&str; 9] = [
 pub(crate) const LOSABLE: [&str; 3] = ["198.51.100.8", "10.0.1.20", "10.0.1.10"];
 
 /// The rules that come and go.
-pub(crate) const RULES: [Line; 11] = [
+pub(crate) const RULES: [Line; 14] = [
     Line::Fip("203.0.113.14", "10.0.1.5"),
     Line::Dnat(TCP, "203.0.113.11:80", "10.0.1.10:8080"),
     Line::Dnat(TCP, "203.0.113.12:80", "10.0.1.10:8080"),
@@ -40,6 +42,10 @@ pub(crate) const RULES: [Line; 11] = [
     Line::Share(TCP, SHARED, &["10.0.1.5:80", "10.0.1.20:80", "10.0.2.30:80"]),
     Line::Snat("10.0.1.5/32", &["203.0.113.15", "203.0.113.16"]),
     Line::Fip("203.0.113.17", "10.0.2.30"),
+    Line::Mapped("10.0.1.10/32", &["203.0.113.10"], Filter::None),
+    Line::Mapped("10.0.2.30/32", &["203.0.113.11"], Filter::Addresses),
+    // Nobody has a port forward on these: as a remote a host of the pool may be known by either.
+    Line::Mapped("10.0.1.20/31", &["203.0.113.15", "203.0.113.16"], Filter::Endpoints),
 ];
 
 /// A port that several backends share.
@@ -53,6 +59,7 @@ pub(crate) enum Line {
     Fip(&'static str, &'static str),
     Dnat(u8, &'static str, &'static str),
     Snat(&'static str, &'static [&'static str]),
+    Mapped(&'static str, &'static [&'static str], Filter),
     Share(u8, &'static str, &'static [&'static str]),
 }
 
@@ -66,6 +73,10 @@ impl Line {
                 let rule = |eip: &&str| Rule::Snat(prefix(sources), end(eip).ip());
                 eips.iter().map(rule).collect()
             }
+            Self::Mapped(sources, eips, filter) => {
+                let rule = |eip: &&str| Rule::Mapped(prefix(sources), end(eip).ip(), filter);
+                eips.iter().map(rule).collect()
+            }
             Self::Share(protocol, external, insides) => {
                 insides.iter().map(|inside| forward(protocol, external, inside)).collect()
             }
@@ -77,6 +88,14 @@ impl Line {
             Self::Fip(eip, inside) => vec![gw.fip(eip, inside)],
             Self::Dnat(protocol, external, inside) => vec![gw.dnat(external, protocol, inside)],
             Self::Snat(sources, eips) => gw.snat(sources, eips),
+            Self::Mapped(sources, eips, filter) => {
+                let filter = match filter {
+                    Filter::Endpoints => 0,
+                    Filter::Addresses => FILTER_ADDRESS,
+                    Filter::None => FILTER_INDEPENDENT,
+                };
+                gw.snat_mapped(sources, eips, filter)
+            }
             Self::Share(protocol, external, insides) => {
                 let insides: Vec<_> = insides.iter().map(|inside| (*inside, 1)).collect();
                 gw.share(external, protocol, Balance::Random, &insides)
