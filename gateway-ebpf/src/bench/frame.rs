@@ -5,6 +5,7 @@ use aya_ebpf::programs::XdpContext;
 use crate::flow::{Endpoint, Flows};
 
 const ETHERNET: usize = 14;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 const IPV4_BYTES: u32 = 20;
 const IPV6_BYTES: u32 = 40;
@@ -19,15 +20,27 @@ fn head<'a, const N: usize>(data: usize, end: usize) -> Option<&'a mut [u8; N]> 
     Some(unsafe { &mut *(data as *mut [u8; N]) })
 }
 
+/// What a frame carries over IP.
+#[inline(always)]
+fn protocol(data: usize, end: usize) -> Option<u8> {
+    let bytes = head::<{ ETHERNET + 20 }>(data, end)?;
+    match (bytes[12], bytes[13]) {
+        (0x08, 0x00) => Some(bytes[ETHERNET + 9]),
+        (0x86, 0xdd) => Some(bytes[ETHERNET + 6]),
+        _ => None,
+    }
+}
+
 /// Whether a frame is UDP over IP.
 #[inline(always)]
 pub(crate) fn is_udp(data: usize, end: usize) -> bool {
-    let Some(bytes) = head::<{ ETHERNET + 20 }>(data, end) else { return false };
-    match (bytes[12], bytes[13]) {
-        (0x08, 0x00) => bytes[ETHERNET + 9] == UDP,
-        (0x86, 0xdd) => bytes[ETHERNET + 6] == UDP,
-        _ => false,
-    }
+    protocol(data, end) == Some(UDP)
+}
+
+/// Whether a frame is TCP or UDP over IP.
+#[inline(always)]
+pub(crate) fn has_ports(data: usize, end: usize) -> bool {
+    matches!(protocol(data, end), Some(TCP | UDP))
 }
 
 /// Source, destination, ports and protocol of UDP over IPv4 without options, as they are in the packet.

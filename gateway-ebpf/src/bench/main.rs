@@ -109,7 +109,7 @@ pub fn pass_xdp(_ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn redirect_tc(ctx: TcContext) -> i32 {
     let Some(target) = TARGET.get(0) else { return TC_ACT_SHOT };
-    if !frame::is_udp(ctx.data(), ctx.data_end()) {
+    if !frame::has_ports(ctx.data(), ctx.data_end()) {
         return TC_ACT_OK;
     }
     frame::write_macs(ctx.data(), ctx.data_end(), &target.macs);
@@ -120,7 +120,7 @@ pub fn redirect_tc(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn neighbor_tc(ctx: TcContext) -> i32 {
     let Some(target) = TARGET.get(0) else { return TC_ACT_SHOT };
-    if !frame::is_udp(ctx.data(), ctx.data_end()) {
+    if !frame::has_ports(ctx.data(), ctx.data_end()) {
         return TC_ACT_OK;
     }
     let mut address = bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] };
@@ -134,7 +134,7 @@ pub fn neighbor_tc(ctx: TcContext) -> i32 {
 #[xdp]
 pub fn redirect_xdp(ctx: XdpContext) -> u32 {
     let Some(target) = TARGET.get(0) else { return xdp_action::XDP_ABORTED };
-    if !frame::is_udp(ctx.data(), ctx.data_end()) {
+    if !frame::has_ports(ctx.data(), ctx.data_end()) {
         return xdp_action::XDP_PASS;
     }
     frame::write_macs(ctx.data(), ctx.data_end(), &target.macs);

@@ -175,7 +175,7 @@ fn block(report: &Report, targets: &[Target]) -> String {
         let [iptables, nftables, kernel] = [Way::Iptables, Way::Nftables, Way::Kernel].map(ratio);
         let _ = writeln!(out, "| {what} | {iptables} | {nftables} | {kernel} |");
     }
-    out += "\n| goal | asked | measured | met | a bare table instead |\n|---|---|---|---|---|\n";
+    out += "\n| goal | asked | measured | met | limit |\n|---|---|---|---|---|\n";
     for target in targets {
         let met = match target.is_met() {
             Some(true) => "yes",
@@ -183,8 +183,8 @@ fn block(report: &Report, targets: &[Target]) -> String {
             None => "-",
         };
         let Target { what, .. } = target;
-        let (asked, found, table) = (target.asked(), target.found(), target.limit());
-        let _ = writeln!(out, "| {what} | {asked} | {found} | {met} | {table} |");
+        let (asked, found, limit) = (target.asked(), target.found(), target.at_most());
+        let _ = writeln!(out, "| {what} | {asked} | {found} | {met} | {limit} |");
     }
     out
 }

@@ -19,8 +19,9 @@ pub struct Target {
     pub goal: Goal,
     /// What was measured, or why it was not.
     pub measured: Result<f64, String>,
-    /// What a bare table of flows reaches in place of the gateway, where that was measured.
-    pub table: Option<f64>,
+    /// What the least that the same hook can do reaches in place of the gateway, where that was measured: a bare
+    /// table of flows, for streams a bare redirect.
+    pub limit: Option<f64>,
 }
 
 /// What is asked for.
@@ -50,9 +51,9 @@ impl Target {
         }
     }
 
-    /// What a bare table reaches, in words.
-    pub fn limit(&self) -> String {
-        self.table.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}x"))
+    /// What the limit is, in words.
+    pub fn at_most(&self) -> String {
+        self.limit.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}x"))
     }
 
     /// What was measured, in words.
@@ -88,14 +89,14 @@ impl Targets<'_> {
     fn ratio(&mut self, what: &str, least: f64, of: Place<'_>, to: Place<'_>) {
         let measured = self.divide(of, to);
         let goal = Goal::AtLeast(least);
-        self.lines.push(Target { what: what.to_owned(), goal, measured, table: None });
+        self.lines.push(Target { what: what.to_owned(), goal, measured, limit: None });
     }
 
-    /// The same ratio with a bare table of flows in place of the gateway.
-    fn table(&mut self, of: Place<'_>, to: Place<'_>) {
-        let table = self.divide(of, to).ok();
+    /// The same ratio with something in place of the gateway that does less.
+    fn limit(&mut self, of: Place<'_>, to: Place<'_>) {
+        let limit = self.divide(of, to).ok();
         if let Some(line) = self.lines.last_mut() {
-            line.table = table;
+            line.limit = limit;
         }
     }
 
@@ -105,7 +106,7 @@ impl Targets<'_> {
 
     fn most(&mut self, what: &str, most: f64, unit: &'static str, of: Place<'_>) {
         let (goal, measured) = (Goal::AtMost(most, unit), self.median(of));
-        self.lines.push(Target { what: what.to_owned(), goal, measured, table: None });
+        self.lines.push(Target { what: what.to_owned(), goal, measured, limit: None });
     }
 }
 
@@ -130,14 +131,14 @@ fn forwarding(targets: &mut Targets<'_>) {
         ("XDP / bare XDP redirect", 0.9, Way::Xdp, Way::BareXdp, Way::TableXdp),
     ] {
         targets.ratio(&format!("open flows: {what}"), least, at(way), at(to));
-        targets.table(at(table), at(to));
+        targets.limit(at(table), at(to));
     }
     let [one, million] = [1, 1_000_000].map(|flows| established::name(Kind::Snat, flows, 60));
     for (way, table) in [(Way::Tc, Way::TableTc), (Way::Xdp, Way::TableXdp)] {
         let what = format!("{}: 1 000 000 flows / one flow", way.name());
         let at = |row, way| (established::NAME, row, way);
         targets.ratio(&what, 0.5, at(million.as_str(), way), at(one.as_str(), way));
-        targets.table(at(million.as_str(), table), at(one.as_str(), table));
+        targets.limit(at(million.as_str(), table), at(one.as_str(), table));
     }
 }
 
@@ -163,7 +164,7 @@ fn sessions(targets: &mut Targets<'_>) {
         let what = format!("new flows, {rules}: {what}");
         targets.ratio(&what, least, at(index, way), at(index, Way::Iptables));
         // It has no rules, so one row says it for all.
-        targets.table(at(0, table), at(index, Way::Iptables));
+        targets.limit(at(0, table), at(index, Way::Iptables));
     }
     targets.ratio("new flows, TC: 100 000 DNAT rules / none", 0.9, at(2, Way::Tc), at(0, Way::Tc));
     targets.most(
@@ -189,6 +190,7 @@ fn streams(targets: &mut Targets<'_>) {
                 format!("one TCP stream, {row}: TC / {}", way.name()).replace(", 1 stream", "");
             let at = |way| (bulk::NAME, row.as_str(), way);
             targets.ratio(&what, least, at(Way::Tc), at(way));
+            targets.limit(at(Way::BareNeighbor), at(way));
         }
     }
     let at = |way| (latency::NAME, latency::ROWS[0].0, way);
@@ -223,14 +225,14 @@ fn control(targets: &mut Targets<'_>) {
         what: "next hop lost: flows moved in BFD's time".to_owned(),
         goal: Goal::AtMost(1.0, "detection times"),
         measured: last.map(|millis| millis / f64::from(next_hops::DETECTION_MS)),
-        table: None,
+        limit: None,
     });
 }
 
 /// The table on the terminal.
 pub fn table(targets: &[Target]) -> String {
     let mut rows =
-        vec![["target", "asked", "measured", "met", "a bare table"].map(str::to_owned).to_vec()];
+        vec![["target", "asked", "measured", "met", "limit"].map(str::to_owned).to_vec()];
     for target in targets {
         let met = match target.is_met() {
             Some(true) => "yes",
@@ -238,7 +240,7 @@ pub fn table(targets: &[Target]) -> String {
             None => "-",
         };
         let met = met.to_owned();
-        rows.push(vec![target.what.clone(), target.asked(), target.found(), met, target.limit()]);
+        rows.push(vec![target.what.clone(), target.asked(), target.found(), met, target.at_most()]);
     }
     grid(&rows)
 }
@@ -265,8 +267,8 @@ mod tests {
         let lines = targets(&report);
         assert_eq!(lines[0].found(), "1.50x");
         assert_eq!(lines[0].is_met(), Some(false));
-        assert_eq!(lines[0].limit(), "-");
+        assert_eq!(lines[0].at_most(), "-");
         report.add(established::NAME, &row, Way::TableTc.name(), Unit::Mpps, 5.0);
-        assert_eq!(targets(&report)[0].limit(), "2.50x");
+        assert_eq!(targets(&report)[0].at_most(), "2.50x");
     }
 }

@@ -20,8 +20,9 @@ use crate::lab::topology::External;
 /// Its name.
 pub const NAME: &str = "tcp bulk";
 
-/// The ways that take part. XDP in the driver of a veth does not: it loses the checksum offload.
-pub const WAYS: [Way; 4] = [Way::Tc, Way::Iptables, Way::Nftables, Way::Kernel];
+/// The ways that take part. XDP in the driver of a veth does not: it loses the checksum offload. What comes back
+/// through the bare redirect is forwarded by the kernel.
+pub const WAYS: [Way; 5] = [Way::Tc, Way::Iptables, Way::Nftables, Way::Kernel, Way::BareNeighbor];
 
 /// The name of a row.
 pub fn name(external: External, streams: u32) -> String {
