@@ -175,7 +175,7 @@ impl Daemon {
         }
     }
 
-    /// Acts upon what changed: upon a few rules by themselves, else upon all objects again. If they cannot be
+    /// Acts upon what changed: upon a few EIPs and rules by themselves, else upon all objects again. If they cannot be
     /// read, everything stays as it is.
     pub(super) async fn reload(&mut self, feed: &mut Feed) {
         let (watch, heard_at) = (Stopwatch::start(), feed.take_arrival());
@@ -206,7 +206,7 @@ impl Daemon {
         feed.acted(watch.elapsed());
     }
 
-    /// Acts upon a few changed rules.
+    /// Acts upon a few changed objects.
     async fn follow_step(&mut self, step: &desired::Step, heard_at: Option<Instant>, feed: &Feed) {
         let before = self.edition;
         match self.problems.has(Step::Maps) {
@@ -219,8 +219,11 @@ impl Daemon {
         if step.told {
             self.tell(feed);
         }
-        if self.problems.has(Step::Host) {
+        if step.eips || self.problems.has(Step::Host) {
             self.settle_host().await;
+        }
+        if step.eips {
+            self.look_at_routers().await;
         }
         self.publish();
         self.report_soon();

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::value;
 use super::{Port, Protocol};
-use crate::crd::{Object, ObjectRef};
+use crate::crd::{Kind, Object, ObjectRef};
 use crate::source::SourceObject;
 
 /// What only one rule can have, or what several have together. EIPs are named by their objects.
@@ -19,7 +19,7 @@ use crate::source::SourceObject;
 pub(super) enum Claim {
     /// The floating IP of an EIP.
     Fip(String),
-    /// The floating IP for an inside address.
+    /// The floating IP for an inside address, which must not be that of an EIP.
     Inside(IpAddr),
     /// A port of an EIP.
     Port(String, Port, Protocol),
@@ -27,7 +27,7 @@ pub(super) enum Claim {
     Source(IpNet),
 }
 
-/// What a rule wants, as far as it can be told. Rules that are wrong want nothing.
+/// What a rule or an EIP wants, as far as it can be told. Those that are wrong want nothing.
 pub(super) fn claims(object: &Object) -> Vec<Claim> {
     match object {
         Object::Fip(fip) => {
@@ -45,32 +45,34 @@ pub(super) fn claims(object: &Object) -> Vec<Claim> {
             let source = value::cidr(&snat.spec.internal_cidr);
             source.map(|cidr| Claim::Source(cidr.trunc())).into_iter().collect()
         }
+        Object::Eip(eip) => {
+            let texts = [&eip.spec.v4ip, &eip.spec.v6ip, &eip.status.ip];
+            texts
+                .into_iter()
+                .filter_map(|text| value::address(text).ok())
+                .map(Claim::Inside)
+                .collect()
+        }
         _ => Vec::new(),
     }
 }
 
-/// The EIP of a floating IP or of a port forward.
+/// The EIP that a rule names.
 pub(super) fn eip_of(object: &Object) -> Option<&str> {
     match object {
         Object::Fip(fip) => Some(&fip.spec.eip),
         Object::Dnat(dnat) => Some(&dnat.spec.eip),
+        Object::Snat(snat) => Some(&snat.spec.eip),
         _ => None,
     }
 }
 
-/// How many floating IPs and port forwards name an EIP.
-#[derive(Clone, Copy, Debug, Default)]
-struct Users {
-    fips: usize,
-    dnats: usize,
-}
-
-/// All rules of a snapshot by name and by claim.
+/// All rules of a snapshot by name, by claim and by the EIP that they name.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     rules: BTreeMap<ObjectRef, Arc<SourceObject>>,
     holders: HashMap<Claim, Vec<Arc<SourceObject>>>,
-    users: HashMap<String, Users>,
+    users: HashMap<String, BTreeSet<ObjectRef>>,
 }
 
 impl Claims {
@@ -109,30 +111,41 @@ impl Claims {
                     }
                 }
             }
-            self.count(&before.object, |count| *count -= 1);
+            if let Some(eip) = eip_of(&before.object)
+                && let Some(users) = self.users.get_mut(eip)
+            {
+                users.remove(object);
+                if users.is_empty() {
+                    self.users.remove(eip);
+                }
+            }
         }
         if let Some(now) = now {
             for claim in claims(&now.object) {
                 self.holders.entry(claim).or_default().push(Arc::clone(now));
             }
-            self.count(&now.object, |count| *count += 1);
+            if let Some(eip) = eip_of(&now.object) {
+                self.users.entry(eip.to_owned()).or_default().insert(object.clone());
+            }
         }
         before
     }
 
-    fn count(&mut self, object: &Object, step: impl FnOnce(&mut usize)) {
-        let Some(eip) = eip_of(object) else { return };
-        let users = self.users.entry(eip.to_owned()).or_default();
-        step(if matches!(object, Object::Fip(_)) { &mut users.fips } else { &mut users.dnats });
-        if users.fips + users.dnats == 0 {
-            self.users.remove(eip);
-        }
+    /// The rules that name an EIP, unless there are more than `most`.
+    pub(super) fn users(&self, eip: &str, most: usize) -> Option<Vec<&Arc<SourceObject>>> {
+        let Some(users) = self.users.get(eip) else { return Some(Vec::new()) };
+        (users.len() <= most).then(|| users.iter().filter_map(|rule| self.get(rule)).collect())
     }
 
     /// Whether the EIP of a rule has both a floating IP and port forwards, which then have no effect.
     pub(super) fn shadows(&self, object: &Object) -> bool {
-        let users = eip_of(object).and_then(|eip| self.users.get(eip));
-        users.is_some_and(|users| users.fips > 0 && users.dnats > 0)
+        let eip = eip_of(object).filter(|_| object.kind() != Kind::IptablesSnatRule);
+        let Some(users) = eip.and_then(|eip| self.users.get(eip)) else { return false };
+        let has = |kind| {
+            let first = users.range(ObjectRef::new(kind, "")..).next();
+            first.is_some_and(|rule| rule.kind == kind)
+        };
+        has(Kind::IptablesFipRule) && has(Kind::IptablesDnatRule)
     }
 
     /// All rules that are connected with these claims, unless there are more than `most`.

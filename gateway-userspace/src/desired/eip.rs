@@ -15,6 +15,8 @@ pub(super) struct Eips {
     /// Addresses of v1.7 gateways that were rejected.
     rejected: BTreeSet<(String, IpAddr)>,
     taken: BTreeMap<(Scope, IpAddr), Owner>,
+    /// Whether an `IptablesEIP` waits for what others have: it may get it when one of them goes.
+    contested: bool,
 }
 
 /// What became of an `IptablesEIP`.
@@ -69,6 +71,47 @@ impl Eips {
 
     pub(super) fn record(&mut self, name: &str, named: Named) {
         self.by_name.insert(name.to_owned(), named);
+    }
+
+    pub(super) const fn is_contested(&self) -> bool {
+        self.contested
+    }
+
+    /// The addresses of an `IptablesEIP`.
+    pub(super) fn addresses(&self, name: &str) -> &[IpAddr] {
+        match self.by_name.get(name) {
+            Some(Named::Accepted { addresses, .. }) => addresses,
+            Some(Named::Rejected { .. }) | None => &[],
+        }
+    }
+
+    /// The addresses of an `IptablesEIP` if that gateway holds it.
+    pub(super) fn addresses_in(&self, gateway: &str, name: &str) -> &[IpAddr] {
+        match self.by_name.get(name) {
+            Some(Named::Accepted { gateway: holder, addresses }) if holder == gateway => addresses,
+            Some(Named::Accepted { .. } | Named::Rejected { .. }) | None => &[],
+        }
+    }
+
+    /// Forgets an `IptablesEIP`.
+    pub(super) fn remove(&mut self, name: &str) {
+        let Some(Named::Accepted { gateway, addresses }) = self.by_name.remove(name) else {
+            return;
+        };
+        let mut held = self.by_gateway.get_mut(&gateway);
+        for address in addresses {
+            let eip = held.as_mut().and_then(|held| held.remove(&address));
+            let subnet = eip.and_then(|eip| eip.subnet);
+            for scope in scopes(&gateway, subnet.as_deref()) {
+                self.taken.remove(&(scope, address));
+            }
+        }
+    }
+
+    /// Notes that an `IptablesEIP` did not get what it wants because others have it.
+    pub(super) fn record_contested(&mut self, name: &str, gateway: String) {
+        self.contested = true;
+        self.record(name, Named::Rejected { gateway: Some(gateway) });
     }
 
     pub(super) fn record_rejected(&mut self, gateway: &str, address: IpAddr) {

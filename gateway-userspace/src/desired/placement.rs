@@ -14,16 +14,13 @@ use super::findings::{Findings, Site};
 use super::subnet::{DEFAULT_EXTERNAL_SUBNET, Lookup, Subnet, Subnets};
 use super::value;
 use super::{Allocations, Eip, Gateway};
-use crate::crd::{InlineEip, IptablesEip, Kind, NatGatewaySpec, ObjectRef};
+use crate::crd::{InlineEip, IptablesEip, Kind, ObjectRef};
 use crate::rejection::{Problem, Remark, Role};
 use crate::source::Addressing;
 
-/// A gateway and what it was read from.
-pub(super) type Gateways<'s> = BTreeMap<String, (Gateway, &'s NatGatewaySpec)>;
-
 /// What placing an EIP depends on.
 pub(super) struct Placement<'s> {
-    pub(super) gateways: &'s Gateways<'s>,
+    pub(super) gateways: &'s BTreeMap<String, Gateway>,
     pub(super) subnets: &'s Subnets,
     pub(super) previous: &'s Allocations,
     pub(super) addressing: Addressing,
@@ -96,13 +93,10 @@ impl<'s> Placement<'s> {
             if let Some(choice) = choice.filter(|choice| placed && !choice.is_empty()) {
                 chosen.0.insert(name.clone(), choice);
             }
-            eips.record(
-                &name,
-                match placed {
-                    true => Named::Accepted { gateway, addresses },
-                    false => Named::Rejected { gateway: Some(gateway) },
-                },
-            );
+            match placed {
+                true => eips.record(&name, Named::Accepted { gateway, addresses }),
+                false => eips.record_contested(&name, gateway),
+            }
         }
         chosen
     }
@@ -126,7 +120,7 @@ impl<'s> Placement<'s> {
         let spec = &eip.spec;
         let name = value::required(&spec.nat_gw_dp, "the name of a VpcNatGateway");
         let name = findings.accept(site, "natGwDp", name)?;
-        let Some((gateway, gateway_spec)) = self.gateways.get(name) else {
+        let Some(gateway) = self.gateways.get(name) else {
             let target = ObjectRef::new(Kind::VpcNatGateway, name);
             if self.unreadable.contains(&target) {
                 findings.leave_out(site, "natGwDp", target);
@@ -135,7 +129,7 @@ impl<'s> Placement<'s> {
             }
             return None;
         };
-        let external = self.external(site, &spec.external_subnet, gateway_spec, findings)?;
+        let external = self.external(site, &spec.external_subnet, gateway, findings)?;
         // What the cluster chose is as good as what the user asked for; where there is a cluster, it
         // decides.
         let (first, second) = match self.addressing {
@@ -160,12 +154,12 @@ impl<'s> Placement<'s> {
         &self,
         site: &Site,
         own: &'s str,
-        gateway: &'s NatGatewaySpec,
+        gateway: &'s Gateway,
         findings: &mut Findings,
     ) -> Option<External<'s>> {
         let of_gateway = gateway.external_subnets.first();
         let name = match (own, of_gateway) {
-            ("", Some(name)) => name,
+            ("", Some(network)) => network.name.as_str(),
             ("", None) => DEFAULT_EXTERNAL_SUBNET,
             (own, _) => own,
         };

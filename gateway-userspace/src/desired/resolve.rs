@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use super::eip::{Eips, Named};
 use super::findings::{Findings, Site};
-use super::placement::{Gateways, Placement, place_inline};
+use super::placement::{Placement, place_inline};
 use super::rule::{EipName, Rules, remark};
 use super::subnet::Subnets;
-use super::{DesiredState, EgressGateway, Gateway, Ground, Previous, Resolutions, Router};
-use super::{egress, gateway, vpc};
+use super::{Allocations, DesiredState, EgressGateway, Gateway, Ground, Previous, Resolutions};
+use super::{Router, egress, gateway, vpc};
 use crate::crd::{
     IptablesDnatRule, IptablesEip, IptablesFipRule, IptablesSnatRule, NatGatewaySpec,
 };
@@ -108,13 +108,13 @@ pub(super) fn resolve_once(snapshot: &Snapshot, previous: &Previous) -> Resoluti
             _ => {}
         }
     }
-    let mut gateways = Gateways::new();
+    let mut gateways = BTreeMap::new();
     for (site, object) in &index.gateways {
         let gateway = gateway::read(site, object, &subnets, &mut findings);
-        gateways.insert(site.object.name.clone(), (gateway, &object.spec));
+        gateways.insert(site.object.name.clone(), gateway);
     }
     for (site, object) in &index.gateways {
-        let (gateway, _) = &gateways[&site.object.name];
+        let gateway = &gateways[&site.object.name];
         place_inline(site, &object.spec.eips, gateway, &mut eips, &mut findings);
     }
     let placement = Placement {
@@ -126,9 +126,6 @@ pub(super) fn resolve_once(snapshot: &Snapshot, previous: &Previous) -> Resoluti
         unreadable: &unreadable,
     };
     let allocations = placement.place(&index.eips, &mut eips, &mut findings);
-    let inline = gateways.values().any(|(_, spec)| has_rules(spec));
-    let gateways: BTreeMap<_, _> =
-        gateways.into_iter().map(|(name, (gateway, _))| (name, gateway)).collect();
     let states = states(&gateways, &index, &eips, &mut findings);
     let (mut egress, chooser) = egress::read_all(&index.egress, &subnets, &mut findings);
     let chosen = chooser.choose(&snapshot.pods);
@@ -136,8 +133,18 @@ pub(super) fn resolve_once(snapshot: &Snapshot, previous: &Previous) -> Resoluti
     for (name, addresses) in chosen.gateways {
         egress.entry(name).and_modify(|gateway| gateway.pods = addresses);
     }
-    let ground = Ground { eips, gateways, inline, chooser, ..Ground::default() };
     let routers = vpc::read_all(&index.vpcs, &subnets, &mut findings);
+    let ground = Ground {
+        inline: index.gateways.iter().any(|(_, object)| has_rules(&object.spec)),
+        addressing: snapshot.addressing,
+        nameless: snapshot.rejections.iter().any(|rejection| rejection.object.is_none()),
+        eips,
+        gateways,
+        chooser,
+        subnets,
+        unreadable,
+        ..Ground::default()
+    };
     let mut all = finish(snapshot, objects, (states, egress, routers), findings, allocations);
     all.ground = ground;
     all
@@ -149,16 +156,29 @@ fn has_rules(spec: &NatGatewaySpec) -> bool {
     rules.iter().any(|count| *count > 0)
 }
 
-/// Resolves rules alone, in that order.
-pub(super) fn resolve_rules(
-    ground: &Ground,
+/// Resolves EIPs and rules alone, in that order. `None` if addresses have to be chosen.
+pub(super) fn resolve_part(
+    ground: &mut Ground,
+    previous: &Allocations,
     sources: &[&Arc<SourceObject>],
-) -> (BTreeMap<String, DesiredState>, Findings) {
+) -> Option<(BTreeMap<String, DesiredState>, Findings)> {
     let mut findings = Findings::default();
     let index = Index::new(sources);
+    let placement = Placement {
+        gateways: &ground.gateways,
+        subnets: &ground.subnets,
+        previous,
+        addressing: ground.addressing,
+        incomplete: false,
+        unreadable: &ground.unreadable,
+    };
+    let chosen = placement.place(&index.eips, &mut ground.eips, &mut findings);
+    if !chosen.0.is_empty() {
+        return None;
+    }
     let mut states = empty(&ground.gateways);
     fill(Rules::new(&ground.eips, &mut states, &mut findings), &index);
-    (states, findings)
+    Some((states, findings))
 }
 
 /// The states of gateways that have nothing.
@@ -222,7 +242,7 @@ fn finish(
     objects: Vec<(ObjectRef, &Arc<SourceObject>)>,
     (states, egress, routers): Gathered,
     findings: Findings,
-    allocations: super::Allocations,
+    allocations: Allocations,
 ) -> Resolutions {
     let Findings { mut rejections, mut notes, rejected, left_out } = findings;
     rejections.extend(snapshot.rejections.iter().cloned());

@@ -1,31 +1,32 @@
-//! Resolves the objects of one gateway again and again, and a few changed rules by themselves.
+//! Resolves the objects of one gateway again and again, and a few changed EIPs and rules by themselves.
 //!
-//! Everything but rules (EIPs, subnets, gateways) is the ground that rules stand on: if that changes,
-//! everything is resolved again, and so it is whenever a rule that is active would be rejected, because
-//! then the old form has to go on. What comes out is what [`super::resolve_after`] would say in every case:
-//! the tests compare both.
+//! An EIP takes the rules that name it along. Everything else (subnets, gateways) is the ground that they stand
+//! on: if that changes, everything is resolved again, and so it is whenever an object that is active would be
+//! rejected, because then the old form has to go on, and where EIPs contend for an address or have one that
+//! was chosen. What comes out is what [`super::resolve_after`] would say in every case: the tests compare both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::claims::{self, Claims};
-use super::eip::{Eips, Named};
+use super::eip::Eips;
 use super::findings::Findings;
-use super::resolve::resolve_rules;
+use super::resolve::resolve_part;
 use super::selection::{Chooser, Chosen};
-use super::{Allocations, DesiredState, DnatKey, Gateway, Previous, Resolution, value};
+use super::subnet::Subnets;
+use super::{Allocations, DesiredState, DnatKey, Eip, Gateway, Previous, Resolution, value};
 use super::{EgressGateway, Identity, concerns, resolve_after};
-use crate::crd::{Object, ObjectRef};
+use crate::crd::{Kind, Object, ObjectRef};
 use crate::encode::part::Touched;
 use crate::rejection::{Note, Rejection};
 use crate::source::pods::Pods;
-use crate::source::{Changed, Snapshot, SourceObject};
+use crate::source::{Addressing, Changed, Snapshot, SourceObject};
 
-/// Up to so many rules that hang together are resolved by themselves.
+/// Up to so many objects that hang together are resolved by themselves.
 const FEW: usize = 256;
 
-/// What rules stand on.
+/// What EIPs and rules stand on, and the EIPs, on which the rules do.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ground {
     /// The EIPs of all gateways.
@@ -36,6 +37,14 @@ pub(super) struct Ground {
     pub(super) inline: bool,
     /// The selectors of the egress gateways.
     pub(super) chooser: Chooser,
+    /// The Subnets.
+    pub(super) subnets: Subnets,
+    /// Who gives addresses to the EIPs.
+    pub(super) addressing: Addressing,
+    /// The objects that could not be read.
+    pub(super) unreadable: BTreeSet<ObjectRef>,
+    /// Whether there are more of those, without a name: what is absent may be one of them.
+    pub(super) nameless: bool,
     /// The objects that go on in an old form.
     pub(super) kept: BTreeSet<ObjectRef>,
     /// Whether one that did has lost that form too: then the next time all is told differently.
@@ -43,7 +52,7 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    /// Whether rules can be resolved on it one by one.
+    /// Whether EIPs and rules can be resolved on it one by one.
     fn is_firm(&self) -> bool {
         !self.inline && !self.lost && self.kept.iter().all(|object| object.kind.is_rule())
     }
@@ -64,11 +73,13 @@ pub struct Resolver {
     egress: Option<EgressGateway>,
 }
 
-/// What a few changed rules come to.
+/// What a few changed objects come to.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
     /// The rules of the gateway that may differ.
     pub touched: Touched,
+    /// Whether its EIPs differ.
+    pub eips: bool,
     /// Whether rejections or notes may differ.
     pub told: bool,
 }
@@ -77,6 +88,7 @@ impl Step {
     /// Adds what came afterwards.
     pub fn extend(&mut self, later: Self) {
         self.touched.extend(later.touched);
+        self.eips |= later.eips;
         self.told |= later.told;
     }
 }
@@ -138,34 +150,31 @@ impl Resolver {
             self.ground = None;
         }
         let mut part = part?;
-        let (ground, claims) = (self.ground.take()?, self.claims.as_ref()?);
-        part.rules.extend(claims.connected(part.claims.clone(), FEW)?);
-        part.shadowed |= part.rules.values().any(|source| claims.shadows(&source.object));
-        let objects: BTreeSet<_> = part.gone.iter().chain(part.rules.keys()).collect();
-        let active = &self.previous.active;
-        let kept = |object| objects.contains(object) || part.wants_of(active.get(object));
-        if part.shadowed || objects.len() > FEW || ground.kept.iter().any(kept) {
-            return None;
-        }
-        let mut rules: Vec<_> = part.rules.iter().collect();
-        rules.sort_by_key(|(object, source)| {
-            (!active.contains_key(*object), source.rank, &object.name)
-        });
-        let sources: Vec<_> = rules.into_iter().map(|(_, source)| source).collect();
-        let (mut states, findings) = resolve_rules(&ground, &sources);
-        if findings.rejected.iter().any(|object| active.contains_key(object)) {
+        let (mut ground, claims) = (self.ground.take()?, self.claims.as_ref()?);
+        part.complete(&ground, claims)?;
+        let Previous { allocations, active } = &self.previous;
+        let chosen = |eip: &String| allocations.0.contains_key(eip);
+        let kept = |object| part.has(object) || part.wants_of(active.get(object));
+        if part.eips.iter().any(chosen) || ground.kept.iter().any(kept) {
             return None;
         }
         let mut touched = Touched::default();
-        for form in part.before.iter().chain(part.rules.values()) {
-            touch(&form.object, &ground.eips, &self.gateway, &mut touched);
+        let mut addresses = part.touch(&ground.eips, &self.gateway, &mut touched);
+        part.eips.iter().for_each(|eip| ground.eips.remove(eip));
+        let sources = part.in_order(active);
+        let (mut states, findings) = resolve_part(&mut ground, allocations, &sources)?;
+        let contested = !part.eips.is_empty() && ground.eips.is_contested();
+        if contested || findings.rejected.iter().any(|object| active.contains_key(object)) {
+            return None;
         }
+        addresses.extend(part.touch(&ground.eips, &self.gateway, &mut touched));
         if let Some(state) = states.get_mut(&self.gateway) {
             put(&touched, state, desired);
         }
+        let eips = put_eips(&addresses, &ground.eips, &self.gateway, &mut desired.eips);
         let told = self.tell(&part, findings);
         self.ground = Some(ground);
-        Some(Step { touched, told })
+        Some(Step { touched, eips, told })
     }
 
     /// Makes of `desired`, which is what was adopted last, what it is with these pods; `None` if all objects
@@ -185,44 +194,46 @@ impl Resolver {
         let told = before != notes;
         self.notes.append(&mut notes);
         self.notes.sort_by(|a, b| a.origin.cmp(&b.origin));
-        Some(Step { touched: Touched { snats, ..Touched::default() }, told })
+        let touched = Touched { snats, ..Touched::default() };
+        Some(Step { touched, told, ..Step::default() })
     }
 
-    /// Takes over which rules there are. `None` if something else than rules changed.
+    /// Takes over which rules there are. `None` if something else than EIPs and rules changed.
     fn take_over(&mut self, changes: &[Changed]) -> Option<Part> {
         let claims = self.claims.as_mut()?;
-        let (mut part, mut only_rules) = (Part::default(), true);
+        let (mut part, mut on_the_ground) = (Part::default(), true);
         for Changed { object, now } in changes {
-            if !object.kind.is_rule() {
-                only_rules = false;
+            let mut before = None;
+            if object.kind.is_rule() {
+                part.shadowed |= claims.get(object).is_some_and(|it| claims.shadows(&it.object));
+                before = claims.replace(object, now.as_ref());
+            } else if object.kind == Kind::IptablesEip {
+                part.eips.insert(object.name.clone());
+            } else {
+                on_the_ground = false;
                 continue;
             }
-            part.shadowed |= claims.get(object).is_some_and(|it| claims.shadows(&it.object));
-            let before = claims.replace(object, now.as_ref());
             for form in before.iter().chain(now) {
                 part.claims.extend(claims::claims(&form.object));
             }
             match now {
                 Some(now) => {
                     part.gone.remove(object);
-                    part.rules.insert(object.clone(), Arc::clone(now))
+                    part.now.insert(object.clone(), Arc::clone(now))
                 }
                 None => {
                     part.gone.insert(object.clone());
-                    part.rules.remove(object)
+                    part.now.remove(object)
                 }
             };
             part.before.extend(before);
         }
-        only_rules.then_some(part)
+        on_the_ground.then_some(part)
     }
 
-    /// Replaces what is said about the rules of a part. Returns whether anything was or is.
+    /// Replaces what is said about the objects of a part. Returns whether anything was or is.
     fn tell(&mut self, part: &Part, findings: Findings) -> bool {
-        let ours = |object: &Option<ObjectRef>| {
-            let object = object.as_ref();
-            object.is_some_and(|it| part.rules.contains_key(it) || part.gone.contains(it))
-        };
+        let ours = |object: &Option<ObjectRef>| object.as_ref().is_some_and(|it| part.has(it));
         let before = (self.rejections.len(), self.notes.len());
         self.rejections.retain(|rejection| !ours(&rejection.object));
         self.notes.retain(|note| !ours(&note.object));
@@ -241,7 +252,7 @@ impl Resolver {
         for object in &part.gone {
             active.remove(object);
         }
-        for (object, source) in &part.rules {
+        for (object, source) in &part.now {
             if rejected.contains(object) || left_out.contains(object) {
                 active.remove(object);
             } else {
@@ -252,32 +263,78 @@ impl Resolver {
     }
 }
 
-/// Rules that are resolved by themselves.
+/// Objects that are resolved by themselves.
 #[derive(Default)]
 struct Part {
     /// What they want and what those before them wanted.
     claims: Vec<claims::Claim>,
-    /// What they were before.
+    /// What the rules among them were before.
     before: Vec<Arc<SourceObject>>,
     /// What they are.
-    rules: BTreeMap<ObjectRef, Arc<SourceObject>>,
+    now: BTreeMap<ObjectRef, Arc<SourceObject>>,
     /// Those that went.
     gone: BTreeSet<ObjectRef>,
+    /// The EIPs among both, by name.
+    eips: BTreeSet<String>,
     /// Whether a port forward and a floating IP are in each other's way.
     shadowed: bool,
 }
 
 impl Part {
-    /// Whether one of the rules wants, or wanted, what the old form of another one has, or an EIP for
-    /// something else.
+    /// Adds the rules that name one of the EIPs, and those that are connected. `None` if these are too many,
+    /// have no effect for another one's sake, or are of those that could not be read.
+    fn complete(&mut self, ground: &Ground, claims: &Claims) -> Option<()> {
+        for eip in &self.eips {
+            for rule in claims.users(eip, FEW)? {
+                self.claims.extend(claims::claims(&rule.object));
+                self.now.insert(rule.object_ref(), Arc::clone(rule));
+            }
+            let had = ground.eips.addresses(eip).iter();
+            self.claims.extend(had.copied().map(claims::Claim::Inside));
+        }
+        self.now.extend(claims.connected(self.claims.clone(), FEW)?);
+        let few = self.now.len() + self.gone.len() <= FEW;
+        let shadowed =
+            self.shadowed || self.now.values().any(|source| claims.shadows(&source.object));
+        let unsure = (ground.nameless && !self.gone.is_empty())
+            || ground.unreadable.iter().any(|object| self.has(object));
+        (few && !shadowed && !unsure).then_some(())
+    }
+
+    fn has(&self, object: &ObjectRef) -> bool {
+        self.now.contains_key(object) || self.gone.contains(object)
+    }
+
+    /// What there is, in the order in which it is resolved.
+    fn in_order(&self, active: &BTreeMap<ObjectRef, Arc<SourceObject>>) -> Vec<&Arc<SourceObject>> {
+        let mut now: Vec<_> = self.now.iter().collect();
+        now.sort_by_key(|(object, source)| {
+            (!active.contains_key(*object), source.rank, &object.name)
+        });
+        now.into_iter().map(|(_, source)| source).collect()
+    }
+
+    /// Adds the entries of the rules, as they were and as they are, to those that are touched. Returns the
+    /// addresses that the gateway has of the EIPs.
+    fn touch(&self, eips: &Eips, gateway: &str, touched: &mut Touched) -> BTreeSet<IpAddr> {
+        for form in self.before.iter().chain(self.now.values()) {
+            touch(&form.object, eips, gateway, touched);
+        }
+        let names = self.eips.iter();
+        names.flat_map(|name| eips.addresses_in(gateway, name)).copied().collect()
+    }
+
+    /// Whether one of them wants, or wanted, what the old form of another one has, or an EIP for
+    /// something else, or is its EIP.
     fn wants_of(&self, old: Option<&Arc<SourceObject>>) -> bool {
         let Some(old) = old.map(|source| &source.object) else { return false };
         let theirs = claims::claims(old);
-        let mut forms = self.before.iter().chain(self.rules.values()).map(|source| &source.object);
+        let mut forms = self.before.iter().chain(self.now.values()).map(|source| &source.object);
         let shadows = |form: &Object| {
             form.kind() != old.kind() && claims::eip_of(form) == claims::eip_of(old)
         };
-        self.claims.iter().any(|claim| theirs.contains(claim))
+        claims::eip_of(old).is_some_and(|eip| self.eips.contains(eip))
+            || self.claims.iter().any(|claim| theirs.contains(claim))
             || forms.any(|form| {
                 shadows(form) || claims::claims(form).iter().any(|claim| theirs.contains(claim))
             })
@@ -303,23 +360,35 @@ fn put(touched: &Touched, from: &mut DesiredState, to: &mut DesiredState) {
     each(&touched.snats, &mut from.snats, &mut to.snats);
 }
 
+/// Takes over what a gateway has at these addresses. Returns whether that is something else than before.
+fn put_eips(
+    addresses: &BTreeSet<IpAddr>,
+    eips: &Eips,
+    gateway: &str,
+    to: &mut BTreeMap<IpAddr, Eip>,
+) -> bool {
+    let mut differ = false;
+    for address in addresses {
+        let now = eips.held_by(gateway, *address);
+        differ |= to.get(address) != now;
+        match now {
+            Some(eip) => to.insert(*address, eip.clone()),
+            None => to.remove(address),
+        };
+    }
+    differ
+}
+
 /// Adds the entries of a rule to those that are touched, if its EIP belongs to the gateway.
 fn touch(object: &Object, eips: &Eips, gateway: &str, touched: &mut Touched) {
-    let of = |name: &str| -> Vec<IpAddr> {
-        match eips.named(name) {
-            Some(Named::Accepted { gateway: holder, addresses }) if holder == gateway => {
-                addresses.clone()
-            }
-            _ => Vec::new(),
-        }
-    };
+    let of = |name| eips.addresses_in(gateway, name);
     match object {
         Object::Fip(fip) => touched.fips.extend(of(&fip.spec.eip)),
         Object::Dnat(dnat) => {
             let spec = &dnat.spec;
             if let (Ok(port), Ok(protocol)) = (spec.external_port.0.parse(), spec.protocol.parse())
             {
-                let keys = of(&spec.eip).into_iter().map(|eip| DnatKey { eip, protocol, port });
+                let keys = of(&spec.eip).iter().map(|eip| DnatKey { eip: *eip, protocol, port });
                 touched.dnats.extend(keys);
             }
         }

@@ -122,7 +122,7 @@ impl Subnet {
 }
 
 /// All Subnets of the input.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Subnets {
     /// `None` for a Subnet that was rejected.
     by_name: BTreeMap<String, Option<Subnet>>,

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use gateway_common::family::V4;
 use gateway_common::records::DnatKey;
 use serde_json::{Value, json};
 
@@ -79,8 +80,52 @@ fn rule(index: u32, internal_port: u32) -> Value {
         "internalPort": internal_port.to_string(), "internalIp": "10.0.1.10", "protocol": "tcp"})
 }
 
+fn key(eip: Ipv4Addr, port: u32) -> Result<Raw<DnatKey<V4>>> {
+    Ok(Raw(DnatKey { eip: eip.into(), port: u16::try_from(port)?, protocol: 6, zero: 0 }))
+}
+
 fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
+}
+
+/// How long a change took.
+struct Change {
+    /// Until the API server had answered.
+    answer: Duration,
+    /// Until the map had it.
+    total: Duration,
+    /// Until the map had it after the daemon had heard of it, in milliseconds.
+    delay: f64,
+}
+
+/// Makes one change after the other, each after a pause.
+fn measure(
+    bench: &mut Bench,
+    case: &str,
+    changes: u32,
+    change: impl Fn(u32) -> Result<Change>,
+) -> Result<()> {
+    let (mut answers, mut totals, mut delays) = (Vec::new(), Vec::new(), Vec::new());
+    for turn in 0..changes {
+        thread::sleep(Duration::from_millis(120));
+        let Change { answer, total, delay } = change(turn)?;
+        answers.push(millis(answer));
+        totals.push(millis(total));
+        delays.push(delay);
+    }
+    for (what, mut values) in [
+        ("the API server's answer", answers),
+        ("from the request to the map", totals),
+        ("from the event to the map", delays),
+    ] {
+        values.sort_by(f64::total_cmp);
+        let last = values[values.len() * 99 / 100];
+        for value in values {
+            bench.report.add(NAME, &format!("{case}: {what}"), WAY, Unit::Millis, value);
+        }
+        bench.report.add(NAME, &format!("{case}: {what}, p99"), WAY, Unit::Millis, last);
+    }
+    Ok(())
 }
 
 impl<'a> Stage<'a> {
@@ -156,57 +201,60 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Changes one rule after the other, each after a pause.
+    /// Changes one rule after the other and then one EIP after the other, each after a pause.
     fn change(&self, bench: &mut Bench, rules: u32, changes: u32) -> Result<()> {
         let map = open(&self.gateway.pins().join("DNATS_V4"))?;
-        let (mut answers, mut totals, mut delays) = (Vec::new(), Vec::new(), Vec::new());
-        for turn in 0..changes {
-            thread::sleep(Duration::from_millis(120));
-            let index = turn * 37 % rules;
-            let (answer, total, delay) = self.change_one(&map, index, 1000 + turn)?;
-            answers.push(millis(answer));
-            totals.push(millis(total));
-            delays.push(delay);
-        }
-        let case = |what: &str| format!("one of {} rules changed: {what}", spaced(rules.into()));
-        for (what, mut values) in [
-            ("the API server's answer", answers),
-            ("from the request to the map", totals),
-            ("from the event to the map", delays),
-        ] {
-            values.sort_by(f64::total_cmp);
-            let last = values[values.len() * 99 / 100];
-            for value in values {
-                bench.report.add(NAME, &case(what), WAY, Unit::Millis, value);
-            }
-            bench.report.add(NAME, &case(&format!("{what}, p99")), WAY, Unit::Millis, last);
-        }
-        Ok(())
+        let all = spaced(rules.into());
+        let case = format!("one of {all} rules changed");
+        measure(bench, &case, changes, |turn| {
+            self.change_rule(&map, turn * 37 % rules, 1000 + turn)
+        })?;
+        let case = format!("an EIP of {} of {all} rules moved", rules / EIPS);
+        measure(bench, &case, changes, |turn| self.move_eip(&map, turn % EIPS, eip(EIPS + turn)))
     }
 
-    /// Changes the inside port of a rule. Returns when the API server had answered, when the map had it,
-    /// and how long that took after the daemon had heard of it, in milliseconds.
-    fn change_one(&self, map: &Dnats, index: u32, port: u32) -> Result<(Duration, Duration, f64)> {
-        let external = u16::try_from(FIRST_PORT + index / EIPS)?;
+    /// Changes the inside port of a rule.
+    fn change_rule(&self, map: &Dnats, index: u32, port: u32) -> Result<Change> {
         let wanted = u16::try_from(port)?;
-        let key = DnatKey { eip: eip(index % EIPS).into(), port: external, protocol: 6, zero: 0 };
+        let key = key(eip(index % EIPS), FIRST_PORT + index / EIPS)?;
+        self.watch(
+            || self.api.put("IptablesDnatRule", &format!("d{index}"), &rule(index, port)),
+            || map.get(&key, 0).is_ok_and(|dnat| dnat.0.port == wanted),
+        )
+    }
+
+    /// Gives an EIP another address.
+    fn move_eip(&self, map: &Dnats, index: u32, address: Ipv4Addr) -> Result<Change> {
+        let spec = json!({"natGwDp": self.name, "externalSubnet": "outside", "v4ip": address});
+        let key = key(address, FIRST_PORT)?;
+        self.watch(
+            || self.api.put("IptablesEIP", &format!("e{index}"), &spec),
+            || map.get(&key, 0).is_ok(),
+        )
+    }
+
+    /// Asks for a change, and waits until it is seen.
+    fn watch(
+        &self,
+        request: impl FnOnce() -> Result<()> + Send,
+        seen: impl Fn() -> bool,
+    ) -> Result<Change> {
         let before = self.status()?["generation"].clone();
         let began = Instant::now();
         let (answer, total) = thread::scope(|scope| {
             let request = scope.spawn(|| {
-                self.api.put("IptablesDnatRule", &format!("d{index}"), &rule(index, port))?;
+                request()?;
                 Ok::<_, anyhow::Error>(began.elapsed())
             });
-            let seen = until(PATIENCE, "the rule to change", || {
-                Ok(map.get(&Raw(key), 0).is_ok_and(|dnat| dnat.0.port == wanted))
-            });
+            let seen = until(PATIENCE, "the change", || Ok(seen()));
             let total = began.elapsed();
             let answer = request.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
             seen.map(|()| (answer, total))
         })?;
         until(PATIENCE, "the status", || Ok(self.status()?["generation"] != before))?;
         let micros = self.status()?["last_apply"]["event_to_map_us"].as_f64();
-        Ok((answer, total, micros.context("no event in the status")? / 1e3))
+        let delay = micros.context("no event in the status")? / 1e3;
+        Ok(Change { answer, total, delay })
     }
 
     fn pid(&self) -> Result<u32> {
