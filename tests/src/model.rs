@@ -5,6 +5,7 @@
 //! the RFCs and the packet table say.
 
 mod flows;
+mod fragments;
 mod mappings;
 mod session;
 
@@ -14,6 +15,8 @@ use std::net::{IpAddr, SocketAddr};
 use gateway_common::verdict::DropReason;
 
 use self::flows::{Door, Exit};
+pub use self::fragments::Piece;
+use self::fragments::{Datagram, Key};
 pub use self::mappings::Filter;
 use self::mappings::Mapping;
 use self::session::Session;
@@ -29,6 +32,16 @@ pub struct Packet {
     pub way: Way,
     /// TCP flags.
     pub flags: u8,
+    /// All of a datagram, or which fragment.
+    pub piece: Piece,
+}
+
+impl Packet {
+    /// A whole packet without flags.
+    #[must_use]
+    pub fn new(protocol: u8, way: Way) -> Self {
+        Self { protocol, way, flags: 0, piece: Piece::Whole }
+    }
 }
 
 /// What became of a packet.
@@ -38,6 +51,8 @@ pub enum Became {
     Sent(SocketAddr, SocketAddr),
     /// The kernel got it.
     Passed,
+    /// It comes again, and fragments that waited for it behind it.
+    Replayed,
     /// It is gone.
     Dropped(DropReason),
 }
@@ -73,6 +88,9 @@ pub struct ReferenceNat {
     capacity: usize,
     /// Where no port was free since the clock last moved: it may be said again.
     refused: BTreeSet<Door>,
+    datagrams: BTreeMap<Key, Datagram>,
+    /// Fragments that came before the first one, and when.
+    waiting: BTreeMap<Key, Vec<(u64, Packet)>>,
 }
 
 impl ReferenceNat {
@@ -90,6 +108,8 @@ impl ReferenceNat {
             ports,
             capacity,
             refused: BTreeSet::new(),
+            datagrams: BTreeMap::new(),
+            waiting: BTreeMap::new(),
         }
     }
 
@@ -180,17 +200,26 @@ impl ReferenceNat {
     /// # Errors
     /// It may not.
     pub fn packet(&mut self, packet: &Packet, became: Became) -> Result<(), String> {
-        let met = |session: &Session| session.meets(packet.protocol, packet.way);
-        match self.sessions.iter().position(met) {
+        if matches!(packet.piece, Piece::Later(_)) {
+            return self.follows(packet, became);
+        }
+        match self.met(packet) {
             Some(index) => self.meets(index, packet, became),
             None => self.begins(packet, became),
         }
+    }
+
+    /// The session of a packet.
+    fn met(&self, packet: &Packet) -> Option<usize> {
+        let met = |session: &Session| session.meets(packet.protocol, packet.way);
+        self.sessions.iter().position(met)
     }
 
     /// A packet of a session.
     fn meets(&mut self, index: usize, packet: &Packet, became: Became) -> Result<(), String> {
         let Ends { came, left, .. } = self.sessions[index].ends;
         let leaves = if packet.way == came { left } else { came.back() };
+        let leaves = Self::seen(packet, leaves);
         self.is_sent(became, leaves.from, leaves.to)?;
         if matches!(became, Became::Sent(..)) {
             self.sessions[index].note(packet, self.now);

@@ -1,16 +1,18 @@
 //! The maps, the routing table and the random numbers of a gateway, in host memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use gateway_common::accounting;
+use gateway_common::fragment::HELD_FOR;
 use gateway_common::known_route::KnownRoute;
 use gateway_common::nexthop::NextHopGroup;
 use gateway_common::records::{
     Backend, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey, HeldKey, Host,
     Mapping, MappingKey, MappingKind, Pool, PoolMember, Session, Slots, SnatKey, Ticks,
 };
+use gateway_common::session::elapsed;
 use gateway_common::tables::{ClaimError, EipEvent, Route, RouteQuery, Tables};
 use gateway_common::tuple::Tuple;
 use gateway_common::verdict::NextHop;
@@ -77,7 +79,7 @@ pub struct SimTables<F: Notation> {
     /// Datagrams whose first fragment has come.
     pub datagrams: BTreeMap<DatagramKey<F>, Datagram>,
     /// Later fragments that wait for their first one. Whoever replays them sends them himself.
-    pub held: BTreeSet<HeldKey<F>>,
+    pub held: BTreeMap<HeldKey<F>, Ticks>,
     /// The counters of identifications.
     pub identifications: BTreeMap<u32, u32>,
     /// Next-hop groups by the direction of their sides.
@@ -115,7 +117,7 @@ impl<F: Notation> SimTables<F> {
             mappings: BTreeMap::new(),
             exhausted: BTreeMap::new(),
             datagrams: BTreeMap::new(),
-            held: BTreeSet::new(),
+            held: BTreeMap::new(),
             identifications: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             routes,
@@ -135,6 +137,13 @@ impl<F: Notation> SimTables<F> {
         let (address, port) = (&ends.destination, ends.destination_port);
         external.set(MappingKind::External, address, port, key.protocol);
         self.mappings.contains_key(&external)
+    }
+
+    /// Lets fragments become older.
+    pub fn age_fragments(&mut self, ticks: Ticks) {
+        let datagrams = self.datagrams.values_mut().map(|datagram| &mut datagram.since);
+        let all = datagrams.chain(self.held.values_mut());
+        all.for_each(|since| *since = since.wrapping_sub(ticks));
     }
 
     /// Readies the tables for another packet.
@@ -340,16 +349,20 @@ impl<F: Notation> Tables<F> for SimTables<F> {
         self.datagrams.insert(*key, *datagram);
     }
 
-    fn hold(&mut self, key: &HeldKey<F>, _now: Ticks) -> Result<(), ClaimError> {
-        if self.held.insert(*key) { Ok(()) } else { Err(ClaimError::Occupied) }
+    fn hold(&mut self, key: &HeldKey<F>, now: Ticks) -> Result<(), ClaimError> {
+        if self.held.get(key).is_some_and(|since| elapsed(now, *since) <= HELD_FOR) {
+            return Err(ClaimError::Occupied);
+        }
+        self.held.insert(*key, now);
+        Ok(())
     }
 
     fn is_held(&mut self, key: &HeldKey<F>) -> bool {
-        self.held.contains(key)
+        self.held.contains_key(key)
     }
 
     fn replay(&mut self, key: &mut HeldKey<F>, _own: bool, _now: Ticks) {
-        self.held.retain(|held| held.datagram != key.datagram);
+        self.held.retain(|held, _| held.datagram != key.datagram);
     }
 
     fn identification(&mut self, index: u32, count: u32, _now: Ticks) -> u32 {

@@ -12,7 +12,7 @@ use gateway_common::pipeline::{Arrival, process};
 use gateway_common::records::{
     self, Config, Counter, Datagram, DatagramKey, Dnat, DnatKey, Eip, Fip, FipKey,
     Host as HostRecord, Mapping, MappingKey, ORIGINAL, Pool, Rule, RuleState, Session, Slots,
-    SnatKey,
+    SnatKey, ticks_from_secs,
 };
 use gateway_common::sweep::{self, Fate, NO_RULE};
 use gateway_common::tables::Tables as _;
@@ -142,6 +142,8 @@ impl Backend for Host {
     fn advance(&mut self, seconds: u32) {
         age(&mut self.v4, seconds);
         age(&mut self.v6, seconds);
+        self.v4.age_fragments(ticks_from_secs(seconds));
+        self.v6.age_fragments(ticks_from_secs(seconds));
         // Remembered for a tenth of a second.
         self.v4.exhausted.clear();
         self.v6.exhausted.clear();

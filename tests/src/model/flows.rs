@@ -18,15 +18,13 @@ pub(super) struct Exit {
     /// The address that it is seen by, if it takes a port of that.
     eip: Option<IpAddr>,
     to: SocketAddr,
-    /// `to` has the whole EIP.
-    floats: bool,
     /// As of a session.
     pub(super) maps: [Option<SocketAddr>; 2],
 }
 
 impl Exit {
     fn new(rule: u32, to: SocketAddr) -> Self {
-        Self { rule, eip: None, to, floats: false, maps: [None, None] }
+        Self { rule, eip: None, to, maps: [None, None] }
     }
 }
 
@@ -41,6 +39,11 @@ pub(super) struct Pool {
 /// Where ports are given: protocol, EIP, the lowest of them, and who will see them.
 pub(super) type Door = (u8, Option<IpAddr>, u16, SocketAddr);
 
+/// Whether an address is one of the gateway's.
+pub(super) fn is_eip(address: IpAddr) -> bool {
+    EIPS.iter().any(|eip| end(eip).ip() == address)
+}
+
 impl ReferenceNat {
     /// A packet of no session.
     pub(super) fn begins(&mut self, packet: &Packet, became: Became) -> Result<(), String> {
@@ -49,17 +52,40 @@ impl ReferenceNat {
         let keeps_port = side == Side::Outside || own.is_some();
         let seen = SocketAddr::new(own.unwrap_or(from.ip()), from.port());
         let targets = self.targets(packet);
-        match targets.first() {
-            Some(target) if target.floats && keeps_port => self.is_sent(became, seen, target.to),
-            Some(_) if keeps_port => self.is_seen_by(packet, became, Side::Inside, seen, &targets),
-            Some(_) => self.turns(packet, became, targets),
-            None if EIPS.iter().any(|eip| end(eip).ip() == to.ip()) => match became {
+        if let Some((from, to)) = self.floats(packet.way) {
+            return self.is_sent(became, from, to);
+        }
+        match targets.is_empty() {
+            true if is_eip(to.ip()) => match became {
                 Became::Passed => Ok(()),
                 _ => Err("it is to an address of the gateway, and nobody's".into()),
             },
-            None if keeps_port => self.is_sent(became, seen, to),
-            None => self.leaves(packet, became),
+            true => self.leaves(packet, became),
+            false if keeps_port => self.is_seen_by(packet, became, Side::Inside, seen, &targets),
+            false => self.turns(packet, became, targets),
         }
+    }
+
+    /// How a packet leaves by floating IPs alone.
+    pub(super) fn floats(&self, way: Way) -> Option<(SocketAddr, SocketAddr)> {
+        let Way { side, from, to } = way;
+        let own = self.own_eip(from.ip()).filter(|_| side == Side::Inside);
+        let seen = SocketAddr::new(own.unwrap_or(from.ip()), from.port());
+        let inside = self.floating(to.ip()).map(|(_, inside)| SocketAddr::new(inside, to.port()));
+        match (side, inside) {
+            (Side::Inside, Some(inside)) => own.map(|_| (seen, inside)),
+            (Side::Inside, None) if is_eip(to.ip()) => None,
+            (Side::Inside, None) => own.map(|_| (seen, to)),
+            (Side::Outside, inside) => inside.map(|inside| (from, inside)),
+        }
+    }
+
+    /// The floating IP with this EIP: its rule and its host.
+    pub(super) fn floating(&self, address: IpAddr) -> Option<(u32, IpAddr)> {
+        self.rules.iter().find_map(|(id, rule)| match rule {
+            Rule::Fip(eip, inside) => (*eip == address).then_some((*id, *inside)),
+            _ => None,
+        })
     }
 
     /// The floating IP of a host.
@@ -73,15 +99,8 @@ impl ReferenceNat {
     /// Where rules and mappings lead a packet by its destination.
     fn targets(&self, packet: &Packet) -> Vec<Exit> {
         let (protocol, to) = (packet.protocol, packet.way.to);
-        let floating = self.rules.iter().find_map(|(rule, what)| match what {
-            Rule::Fip(eip, inside) if *eip == to.ip() => {
-                let exit = Exit::new(*rule, SocketAddr::new(*inside, to.port()));
-                Some(Exit { floats: true, ..exit })
-            }
-            _ => None,
-        });
-        if let Some(target) = floating {
-            return vec![target];
+        if let Some((rule, inside)) = self.floating(to.ip()) {
+            return vec![Exit::new(rule, SocketAddr::new(inside, to.port()))];
         }
         let forwards = self.rules.iter().filter_map(|(rule, what)| match what {
             Rule::Dnat(of, external, inside) if (*of, *external) == (protocol, to) => {

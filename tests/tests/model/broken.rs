@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use gateway_common::records::{Timeouts, ticks_from_secs};
+use gateway_common::verdict::DropReason;
 use gateway_tests::build_packet::{UDP, end};
 use gateway_tests::harness::host::Host;
 use gateway_tests::harness::routes::{Links, prefix};
-use gateway_tests::model::{Became, Filter, Packet, ReferenceNat, Rule, Side, Way};
+use gateway_tests::model::{Became, Filter, Packet, Piece, ReferenceNat, Rule, Side, Way};
 
 use super::rules::{INSIDE, REMOTES, SHARE};
 use super::{PORTS, Run, SESSIONS};
@@ -70,7 +71,7 @@ fn a_new_flow_to_a_backend_that_left_is_caught() {
             run.model.drain(*id);
         }
     });
-    assert!(why.is_some_and(|why| why.contains("expected to one of")));
+    assert!(why.is_some_and(|why| why.contains("expected")));
 }
 
 #[test]
@@ -82,7 +83,7 @@ fn a_host_with_two_addresses_of_a_pool_is_caught() {
     }
     let packet = |port: u16, to: &str| {
         let from = SocketAddr::new(end(INSIDE[0]).ip(), port);
-        Packet { protocol: UDP, way: Way { side: Side::Inside, from, to: end(to) }, flags: 0 }
+        Packet::new(UDP, Way { side: Side::Inside, from, to: end(to) })
     };
     let (one, two) = (packet(4000, REMOTES[0]), packet(4001, REMOTES[1]));
     model.packet(&one, Became::Sent(eips[0], one.way.to)).expect("a free port");
@@ -96,7 +97,7 @@ fn a_hairpin_that_the_other_side_would_answer_past_the_gateway_is_caught() {
     let (eip, inside) = (end("203.0.113.11:53"), end("10.0.1.10:53"));
     model.add(1, Rule::Dnat(UDP, eip, inside));
     let way = Way { side: Side::Inside, from: end("10.0.1.20:4000"), to: eip };
-    let packet = |way: Way| Packet { protocol: UDP, way, flags: 0 };
+    let packet = |way: Way| Packet::new(UDP, way);
     for wrong in [way.from, end("203.0.113.12:30001"), end("203.0.113.11:80")] {
         let why = model.clone().packet(&packet(way), Became::Sent(wrong, inside));
         assert!(why.is_err_and(|why| why.contains("a port from 30001 to 30003")), "{wrong}");
@@ -115,7 +116,7 @@ fn an_endpoint_that_talks_to_itself_is_caught() {
     let (eip, inside) = (end("203.0.113.11:30001"), end("10.0.1.10:4000"));
     model.add(1, Rule::Dnat(UDP, eip, inside));
     let way = Way { side: Side::Inside, from: inside, to: eip };
-    let packet = Packet { protocol: UDP, way, flags: 0 };
+    let packet = Packet::new(UDP, way);
     let why = model.packet(&packet, Became::Sent(eip, inside)).expect_err("one key for both");
     assert!(why.contains("talks to itself"), "{why}");
     model.packet(&packet, Became::Sent(end("203.0.113.11:30002"), inside)).expect("another port");
@@ -127,10 +128,8 @@ fn a_second_endpoint_of_a_mapping_is_caught() {
     let [eip, other] = ["203.0.113.10:30001", "203.0.113.10:30002"].map(end);
     model.add(1, Rule::Mapped(prefix("10.0.1.10/32"), eip.ip(), Filter::Addresses));
     model.add(2, Rule::Snat(prefix("10.0.1.0/24"), eip.ip()));
-    let packet = |side, from: &str, to: &str| {
-        let way = Way { side, from: end(from), to: end(to) };
-        Packet { protocol: UDP, way, flags: 0 }
-    };
+    let packet =
+        |side, from: &str, to: &str| Packet::new(UDP, Way { side, from: end(from), to: end(to) });
     let [one, two] = [REMOTES[0], REMOTES[2]];
     let (mapped, plain) = ("10.0.1.10:4000", "10.0.1.20:4000");
     let first = packet(Side::Inside, mapped, one);
@@ -153,4 +152,41 @@ fn a_second_endpoint_of_a_mapping_is_caught() {
     model.advance(301);
     assert_eq!((model.sweep(), model.mappings()), (2, 0));
     model.packet(&packet(Side::Inside, plain, two), Became::Sent(eip, end(two))).expect("free");
+}
+
+#[test]
+fn fragments_on_ways_of_their_own_are_caught() {
+    let mut model = ReferenceNat::new(PORTS, SESSIONS as usize);
+    let [eip, to] = ["203.0.113.10:30001", REMOTES[0]].map(end);
+    model.add(1, Rule::Snat(prefix("10.0.1.0/24"), eip.ip()));
+    let way = Way { side: Side::Inside, from: end("10.0.1.10:4000"), to };
+    let [first, later] =
+        [Piece::First(7), Piece::Later(7)].map(|piece| Packet { piece, ..Packet::new(UDP, way) });
+    let bare = |end: SocketAddr| SocketAddr::new(end.ip(), 0);
+    let held = Became::Dropped(DropReason::FragmentHeld);
+    let seen = Became::Sent(bare(eip), bare(to));
+    // Before the first one, translated or not; and more than wait.
+    for early in [seen, Became::Sent(bare(way.from), bare(to)), Became::Passed] {
+        model.clone().packet(&later, early).expect_err("too early");
+    }
+    (0..48).for_each(|_| model.packet(&later, held).expect("it waits"));
+    model.packet(&later, held).expect_err("one too many");
+    // The first one leaves them behind, or takes them along.
+    let left = (eip.ip(), to.ip());
+    model.packet(&first, Became::Sent(eip, to)).expect("a free port");
+    let why = model.identified(&first, left, 7, 8).expect_err("the others");
+    assert!(why.contains("others wait"), "{why}");
+    assert_eq!(model.replays(&first).map(|behind| behind.len()), Ok(48));
+    model.identified(&first, left, 7, 8).expect("alone");
+    // Behind it, as another datagram's or untranslated.
+    model.packet(&later, seen).expect("behind it");
+    model.identified(&later, left, 7, 8).expect("the same");
+    model.identified(&later, left, 7, 7).expect_err("that of another datagram");
+    model.packet(&later, Became::Sent(bare(way.from), bare(to))).expect_err("untranslated");
+    let other = Packet { piece: Piece::First(8), ..first };
+    model.packet(&other, Became::Sent(eip, to)).expect("the same session");
+    model.identified(&other, left, 8, 8).expect_err("taken by the first datagram");
+    // Nobody remembers it for ever.
+    model.advance(31);
+    model.packet(&later, seen).expect_err("too late");
 }

@@ -13,15 +13,17 @@ use std::time::Instant;
 
 use gateway_common::records::{HAIRPIN, MAPPED_TARGET, ORIGINAL};
 use gateway_common::tuple::Direction;
+use gateway_common::verdict::PassReason;
 use gateway_tests::build_packet::{ACK, Draft, ICMP, ICMPV6, TCP, UDP, end, ping, tcp, udp};
 use gateway_tests::cases::{Gateway, Sent};
+use gateway_tests::decode::decode;
 use gateway_tests::harness::Outcome;
 use gateway_tests::harness::host::Host;
 use gateway_tests::harness::invariants::leak;
 use gateway_tests::harness::notation::Entry;
 use gateway_tests::harness::routes::Links;
 use gateway_tests::harness::traffic::Dice;
-use gateway_tests::model::{Became, Ends, Packet, ReferenceNat, Side, Way};
+use gateway_tests::model::{Became, Ends, Packet, Piece, ReferenceNat, Side, Way};
 
 use self::rules::{JOINS, LOSABLE, RULES, SHARE, SHARED, forward};
 
@@ -30,6 +32,9 @@ const SESSIONS: u32 = 20;
 /// Ports of an EIP for each remote: less than the hosts below would use.
 const PORTS: (u16, u16) = (30_001, 30_003);
 
+/// How many fragments are remembered, so that others belong to them.
+const RECENT: usize = 6;
+
 /// The gateway, the model, and how often what was seen.
 struct Run<'a> {
     gw: Gateway<'a>,
@@ -37,6 +42,8 @@ struct Run<'a> {
     dice: Dice,
     rules: [Vec<u32>; RULES.len()],
     lost: BTreeSet<&'static str>,
+    /// The last fragments.
+    recent: Vec<Packet>,
     tally: Tally,
 }
 
@@ -50,6 +57,9 @@ struct Tally {
     exhausted: u64,
     taken: u64,
     swept: u64,
+    held: u64,
+    crowded: u64,
+    replayed: u64,
     drained: u64,
     most_sessions: usize,
     most_hairpins: usize,
@@ -63,7 +73,8 @@ impl<'a> Run<'a> {
         gw.configure(|config| (config.port_low, config.port_high) = PORTS);
         let model = ReferenceNat::new(PORTS, SESSIONS as usize);
         let (rules, lost, tally) = (Default::default(), BTreeSet::new(), Tally::default());
-        let mut run = Self { gw, model, dice: Dice::new(seed), rules, lost, tally };
+        let (dice, recent) = (Dice::new(seed), Vec::new());
+        let mut run = Self { gw, model, dice, rules, lost, recent, tally };
         (0..RULES.len()).for_each(|index| run.toggle(index));
         run
     }
@@ -123,7 +134,7 @@ impl<'a> Run<'a> {
             _ => {
                 let known: Vec<_> = self.model.sessions().collect();
                 let packet = rules::packet(&mut self.dice, &known);
-                self.send(packet)?;
+                if self.dice.chance(15) { self.fragment(packet)? } else { self.send(packet)? }
             }
         }
         self.compare()
@@ -154,21 +165,51 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Sends a fragment in place of a packet, or more of one datagram than may wait.
+    fn fragment(&mut self, packet: Packet) -> Result<(), String> {
+        let packet = rules::fragment(&mut self.dice, packet, &self.recent);
+        self.recent.truncate(RECENT - 1);
+        self.recent.insert(0, packet);
+        let later = matches!(packet.piece, Piece::Later(_));
+        let times = if later && self.dice.chance(1) { 50 } else { 1 };
+        (0..times).try_for_each(|_| self.send(packet))
+    }
+
+    /// Sends a packet. Of a first fragment that others wait for, the model sees how it comes again.
     fn send(&mut self, packet: Packet) -> Result<(), String> {
+        if self.pass(packet)? != Became::Replayed {
+            return Ok(());
+        }
+        let behind = self.model.replays(&packet)?;
+        self.tally.replayed += behind.len() as u64;
+        std::iter::once(packet).chain(behind).try_for_each(|packet| match self.pass(packet)? {
+            Became::Sent(..) => Ok(()),
+            became => Err(format!("{packet:?}\n{became:?}, but it came again")),
+        })
+    }
+
+    fn pass(&mut self, packet: Packet) -> Result<Became, String> {
         let sent = match packet.way.side {
             Side::Inside => self.gw.outbound(draft(&packet)),
             Side::Outside => self.gw.inbound(draft(&packet)),
         };
         let became = became(&sent);
         self.tally.count(became);
-        if matches!(became, Became::Sent(..)) {
+        if became == Became::Replayed {
+            return Ok(became);
+        }
+        let wrong = |why: String| format!("{packet:?}\n{became:?}, but {why}");
+        self.model.packet(&packet, became).map_err(wrong)?;
+        if let Became::Sent(from, to) = became {
             let egress = sent.forwarded().next_hop.map_or(0, |(ifindex, _)| ifindex);
             if let Some(why) = leak(sent.bytes(), egress, &self.gw.links()) {
                 return Err(why.to_owned());
             }
+            let [before, after] = [sent.before(), sent.bytes()].map(identification);
+            let told = self.model.identified(&packet, (from.ip(), to.ip()), before, after);
+            told.map_err(wrong)?;
         }
-        let told = self.model.packet(&packet, became);
-        told.map_err(|why| format!("{packet:?}\n{became:?}, but {why}"))
+        Ok(became)
     }
 
     /// Every session has both halves, shares neither with another, and is one that the model knows.
@@ -200,16 +241,19 @@ impl<'a> Run<'a> {
 impl Tally {
     fn count(&mut self, became: Became) {
         use gateway_common::verdict::DropReason::{
-            NoRoute, NoRule, PortsExhausted, SessionsFull, TupleTaken,
+            Fragment, FragmentHeld, NoRoute, NoRule, PortsExhausted, SessionsFull, TupleTaken,
         };
         match became {
             Became::Sent(..) => self.sent += 1,
             Became::Passed => self.passed += 1,
+            Became::Replayed => {}
             Became::Dropped(NoRule) => self.no_rule += 1,
             Became::Dropped(NoRoute) => self.no_way += 1,
             Became::Dropped(SessionsFull) => self.full += 1,
             Became::Dropped(PortsExhausted) => self.exhausted += 1,
             Became::Dropped(TupleTaken) => self.taken += 1,
+            Became::Dropped(FragmentHeld) => self.held += 1,
+            Became::Dropped(Fragment) => self.crowded += 1,
             Became::Dropped(_) => {}
         }
     }
@@ -217,18 +261,31 @@ impl Tally {
 
 fn draft(packet: &Packet) -> Draft {
     let Way { from, to, .. } = packet.way;
-    match packet.protocol {
+    let whole = match packet.protocol {
         TCP => tcp(&from.to_string(), &to.to_string(), packet.flags),
         UDP => udp(&from.to_string(), &to.to_string()),
         _ if packet.flags & ACK == 0 => {
             ping(&from.ip().to_string(), &to.ip().to_string(), from.port())
         }
         _ => ping(&to.ip().to_string(), &from.ip().to_string(), to.port()).reversed(),
+    };
+    let part = |id, which: usize| {
+        whole.clone().with_payload(&[7; 64]).with_identification(id).pieces(48)[which].clone()
+    };
+    match packet.piece {
+        Piece::Whole => whole,
+        Piece::First(id) => part(id, 0),
+        Piece::Later(id) => part(id, 1),
     }
+}
+
+fn identification(frame: &[u8]) -> u32 {
+    decode(frame).map_or(0, |packet| packet.fragment.0)
 }
 
 fn became(sent: &Sent) -> Became {
     match sent.outcome() {
+        Outcome::Pass(PassReason::Replayed) => Became::Replayed,
         Outcome::Pass(_) => Became::Passed,
         Outcome::Drop(reason) => Became::Dropped(reason),
         Outcome::Forward => {
@@ -281,10 +338,13 @@ fn the_pipeline_does_what_the_model_allows() {
         let tally = go(ipv6, seed, steps);
         println!("seed {seed}, {steps} steps in {:.1?}: {tally:?}", started.elapsed());
         // Every corner was met.
-        let Tally { sent, passed, no_rule, no_way, full, exhausted, taken, swept, drained, .. } =
-            tally;
+        let Tally { sent, passed, no_rule, no_way, full, exhausted, taken, swept, .. } = tally;
+        let Tally { drained, held, crowded, replayed, .. } = tally;
         let Tally { most_sessions, most_hairpins, most_entered, .. } = tally;
-        let often = [sent, passed, no_rule, no_way, full, exhausted, taken, swept, drained];
+        let often = [
+            sent, passed, no_rule, no_way, full, exhausted, taken, swept, drained, held, crowded,
+            replayed,
+        ];
         assert!(steps < 20_000 || often.iter().all(|count| *count >= 3), "{often:?}");
         assert!(steps < 20_000 || most_sessions == SESSIONS as usize, "{most_sessions}");
         assert!(steps < 20_000 || most_hairpins.min(most_entered) >= 3, "{tally:?}");

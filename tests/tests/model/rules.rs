@@ -8,7 +8,7 @@ use gateway_tests::build_packet::{ACK, FIN, ICMP, RST, SYN, TCP, UDP, end};
 use gateway_tests::cases::Gateway;
 use gateway_tests::harness::routes::prefix;
 use gateway_tests::harness::traffic::Dice;
-use gateway_tests::model::{Ends, Filter, Packet, Rule, Side, Way};
+use gateway_tests::model::{Ends, Filter, Packet, Piece, Rule, Side, Way};
 
 pub(crate) const INSIDE: [&str; 5] =
     ["10.0.1.5", "10.0.1.10", "10.0.1.20", "10.0.1.21", "10.0.2.30"];
@@ -115,7 +115,7 @@ pub(crate) fn packet(dice: &mut Dice, known: &[Ends]) -> Packet {
         let way = dice.pick(&ends.ways());
         let answer = if way == ends.came { 0 } else { ACK };
         let flags = if ends.protocol == TCP { flags(dice) } else { answer };
-        return Packet { protocol: ends.protocol, way, flags };
+        return Packet { flags, ..Packet::new(ends.protocol, way) };
     }
     let side = dice.pick(&[Side::Inside, Side::Inside, Side::Outside]);
     let (protocols, from): (&[u8], _) = match side {
@@ -131,7 +131,7 @@ pub(crate) fn packet(dice: &mut Dice, known: &[Ends]) -> Packet {
         if side == Side::Inside { SocketAddr::new(from.ip(), dice.pick(&SOURCES)) } else { from };
     let to = if protocol == ICMP { SocketAddr::new(to.ip(), 0) } else { to };
     let flags = if protocol == TCP { flags(dice) } else { 0 };
-    Packet { protocol, way: Way { side, from, to }, flags }
+    Packet { flags, ..Packet::new(protocol, Way { side, from, to }) }
 }
 
 /// Where a rule may lead inside, or a port that a session has.
@@ -145,4 +145,27 @@ fn external(dice: &mut Dice, known: &[Ends]) -> SocketAddr {
 
 fn flags(dice: &mut Dice) -> u8 {
     dice.pick(&[SYN, SYN, SYN | ACK, ACK, ACK, FIN | ACK, RST, RST | ACK])
+}
+
+/// A fragment like a packet, or of the datagram of another one.
+pub(crate) fn fragment(dice: &mut Dice, packet: Packet, recent: &[Packet]) -> Packet {
+    let (packet, id) = match recent {
+        [] => (packet, dice.below(4)),
+        recent if dice.chance(60) => {
+            let other = dice.pick(recent);
+            (other, number(other.piece))
+        }
+        _ => (packet, dice.below(4)),
+    };
+    // In IPv6 the protocol does not tell datagrams apart.
+    let id = id as u16 % 4 + 4 * u16::from(packet.protocol);
+    let piece = if dice.chance(40) { Piece::First(id) } else { Piece::Later(id) };
+    Packet { piece, ..packet }
+}
+
+fn number(piece: Piece) -> usize {
+    match piece {
+        Piece::Whole => 0,
+        Piece::First(id) | Piece::Later(id) => usize::from(id),
+    }
 }
