@@ -102,6 +102,23 @@ fn await_refused(lab: &Running, at: SocketAddrV4) {
     lab.must(&at.to_string(), wait_until("a refusal", SOON, refused));
 }
 
+fn generation(lab: &Running) -> u64 {
+    let status = lab.must("status", lab.gateway.json("status"));
+    status["generation"].as_u64().expect("a generation")
+}
+
+/// Waits for the round of an EIP and the one that its address makes, which must not hide how long it took.
+fn await_timed(lab: &Running, before: u64) {
+    let timed = wait_until("a time from the event to the map", SOON, || {
+        let status = lab.gateway.json("status")?;
+        ensure!(status["generation"].as_u64() >= Some(before + 2), "{}", status["generation"]);
+        let apply = &status["last_apply"];
+        ensure!(apply["event_to_map_us"].as_u64() > Some(0), "{apply}");
+        Ok(Some(()))
+    });
+    lab.must("a moved EIP", timed);
+}
+
 #[test]
 fn objects_come_in_every_order_and_change() {
     let Some(binary) = tier::cluster() else { return };
@@ -157,8 +174,10 @@ fn objects_come_in_every_order_and_change() {
 
     // An EIP is re-pointed by its status, and a rule follows it.
     let other = Ipv4Addr::new(203, 0, 113, 77);
+    let before = generation(&lab);
     api.assign("unused", other).unwrap();
     await_seen(&lab, C, other);
+    await_timed(&lab, before);
 
     api.delete("IptablesDnatRule", "echo-tcp").unwrap();
     await_refused(&lab, moved);

@@ -364,8 +364,13 @@ impl Daemon {
     fn take_note(&mut self, round: &Round) {
         self.count(round);
         self.problems.set(Step::Maps, round.overflows.iter().map(ToString::to_string).collect());
-        if !round.plan.is_empty() {
-            self.log_round(round);
+        if round.plan.is_empty() {
+            return;
+        }
+        self.log_round(round);
+        // An address that a change brought makes a round of its own, which would hide the change.
+        let of_rules = !matches!(&round.plan.changes[..], [Change::Config(_)]);
+        if of_rules || self.last_apply.is_none() {
             self.last_apply = Some(applied(round));
         }
     }
