@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use gateway_tests::deploy::{self, Permission};
+use gateway_tests::deploy::{self, Permission, apply, path_of, pod_monitors};
 use gateway_tests::lab::gateway::{Gateway, Settings};
 use gateway_tests::lab::kube::{ApiServer, SERVICE_ACCOUNT};
 use gateway_tests::lab::manifests::Manifests;
@@ -20,23 +20,6 @@ const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/vpc-gateway"
 
 fn documents(file: &str) -> Vec<Value> {
     deploy::documents(file).unwrap_or_else(|e| panic!("{e:#}"))
-}
-
-fn path_of(document: &Value) -> String {
-    let field = |pointer: &str| document.pointer(pointer).and_then(Value::as_str).unwrap_or("");
-    let (version, kind) = (field("/apiVersion"), field("/kind"));
-    let root = if version == "v1" { "/api/v1".to_owned() } else { format!("/apis/{version}") };
-    let resource = format!("{}s", kind.to_lowercase());
-    let (namespace, name) = (field("/metadata/namespace"), field("/metadata/name"));
-    match namespace {
-        "" => format!("{root}/{resource}/{name}"),
-        namespace => format!("{root}/namespaces/{namespace}/{resource}/{name}"),
-    }
-}
-
-fn apply(api: &ApiServer, document: &Value) -> Result<Value> {
-    let path = format!("{}?fieldManager=lab&force=true&fieldValidation=Strict", path_of(document));
-    api.request("PATCH", &path, "application/apply-patch+yaml", &document.to_string())
 }
 
 #[test]
@@ -107,37 +90,6 @@ fn with_metrics(api: &ApiServer) -> Result<()> {
     let refused = apply(api, &wrong).err().context("a field that is none")?.to_string();
     ensure!(refused.contains("scrapeTimeOut"), "{refused}");
     Ok(())
-}
-
-/// The fields of a PodMonitor that we use, as the Prometheus operator has them.
-fn pod_monitors() -> Value {
-    let string = || json!({"type": "string"});
-    let strings = || json!({"type": "array", "items": {"type": "string"}});
-    let object = |properties: Value| json!({"type": "object", "properties": properties});
-    let objects = |properties: Value| json!({"type": "array", "items": object(properties)});
-    let relabeling = json!({"sourceLabels": strings(), "targetLabel": string()});
-    let endpoint = json!({
-        "port": string(), "path": string(), "interval": string(), "scrapeTimeout": string(),
-        "relabelings": objects(relabeling)
-    });
-    let labels = json!({"type": "object", "additionalProperties": {"type": "string"}});
-    let spec = object(json!({
-        "selector": object(json!({"matchLabels": labels})),
-        "namespaceSelector": object(json!({"matchNames": strings()})),
-        "podMetricsEndpoints": objects(endpoint)
-    }));
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "podmonitors.monitoring.coreos.com"},
-        "spec": {
-            "group": "monitoring.coreos.com", "scope": "Namespaced",
-            "names": {"kind": "PodMonitor", "plural": "podmonitors"},
-            "versions": [{
-                "name": "v1", "served": true, "storage": true,
-                "schema": {"openAPIV3Schema": object(json!({"spec": spec}))}
-            }]
-        }
-    })
 }
 
 /// Sets the role, and waits until the API server acts upon it.

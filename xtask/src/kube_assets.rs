@@ -1,7 +1,8 @@
-//! `kube-assets`: a real API server for the tests: `etcd` and `kube-apiserver`.
+//! `kube-assets`: a real API server for the tests, `etcd` and `kube-apiserver`, and a real `helm`.
 //!
-//! etcd is Debian's. kube-apiserver is built from its Go module, once, into the cache of the user.
-//! Where `KUBEBUILDER_ASSETS` names a directory that has both (as `setup-envtest` makes it), that is taken.
+//! etcd is Debian's. The others are built from their Go modules, once, into the cache of the user.
+//! Where `KUBEBUILDER_ASSETS` names a directory that has both (as `setup-envtest` makes it), that is taken, and
+//! so is a `helm` in `PATH`.
 
 use std::env;
 use std::fs;
@@ -22,10 +23,16 @@ const STEPS: Steps = Steps::of("kube-assets");
 /// The variable by which tests find them, the same as that of envtest.
 pub(crate) const VARIABLE: &str = "KUBEBUILDER_ASSETS";
 
+/// The variable by which tests find Helm.
+pub(crate) const HELM_VARIABLE: &str = "VPC_GATEWAY_HELM";
+
 /// The release of Kubernetes.
 const VERSION: &str = "1.34.2";
 
-/// Finds etcd and kube-apiserver for the tests, or installs the one and builds the other
+/// The release of Helm, one that is made of the same modules of Kubernetes.
+const HELM_VERSION: &str = "3.19.5";
+
+/// Finds etcd, kube-apiserver and Helm for the tests, or installs the first and builds the others
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Options {}
 
@@ -37,6 +44,7 @@ pub(crate) struct Options {}
 pub(crate) fn run(_: Options) -> Result<()> {
     let folder = ensure()?;
     println!("{VARIABLE}={}", folder.display());
+    println!("{HELM_VARIABLE}={}", helm()?.display());
     Ok(())
 }
 
@@ -64,6 +72,44 @@ pub(crate) fn ensure() -> Result<PathBuf> {
         build(&folder, &server)?;
     }
     Ok(folder)
+}
+
+/// Where Helm is: in `PATH`, else in the cache.
+///
+/// # Errors
+///
+/// It is not there and cannot be built.
+pub(crate) fn helm() -> Result<PathBuf> {
+    if let Some(helm) = process::find("helm") {
+        return Ok(helm);
+    }
+    let helm = cache()?.join(format!("vpc-gateway/helm-{HELM_VERSION}"));
+    if !helm.is_file() {
+        build_helm(&helm)?;
+    }
+    Ok(helm)
+}
+
+/// Builds Helm from its module.
+fn build_helm(helm: &Path) -> Result<()> {
+    let (go, started) = (go()?, Instant::now());
+    STEPS.say(format_args!(
+        "helm {HELM_VERSION}: building it with {} (some minutes, once) ...",
+        go.display()
+    ));
+    let folder = helm.with_extension("draft");
+    process::run(
+        command(&go, &env::temp_dir())
+            .args(["install", "-trimpath", "-ldflags", "-s -w"])
+            .arg(format!("helm.sh/helm/v3/cmd/helm@v{HELM_VERSION}"))
+            .env("GOBIN", &folder),
+    )
+    .context("failed to build helm; one in PATH will do")?;
+    fs::rename(folder.join("helm"), helm)?;
+    fs::remove_dir(&folder)?;
+    let elapsed = console::seconds(started.elapsed());
+    STEPS.say(format_args!("helm: {} in {elapsed}", helm.display()));
+    Ok(())
 }
 
 fn link_etcd(folder: &Path) -> Result<()> {
@@ -149,8 +195,8 @@ fn go() -> Result<PathBuf> {
     let usual = PathBuf::from("/usr/local/go/bin/go");
     process::find("go").or_else(|| usual.is_file().then_some(usual)).with_context(|| {
         format!(
-            "kube-apiserver is built with Go 1.24 or later, and there is no go; install it, or let \
-             {VARIABLE} name a directory with etcd and kube-apiserver"
+            "kube-apiserver and helm are built with Go 1.24 or later, and there is no go; install it, or let \
+             {VARIABLE} name a directory with etcd and kube-apiserver, and have a helm in PATH"
         )
     })
 }

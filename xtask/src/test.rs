@@ -171,6 +171,7 @@ fn prepare(workspace: &Workspace, tiers: &[Tier], nightly: bool) -> Result<Optio
     variables.push(("GATEWAY_REQUIRE_KERNEL", "1".into()));
     if tiers.contains(&Tier::Kube) {
         variables.push((kube_assets::VARIABLE, kube_assets::ensure()?.into()));
+        variables.push((kube_assets::HELM_VARIABLE, kube_assets::helm()?.into()));
         let image = image::archive(workspace, &binary, "vpc-gateway:test")?;
         variables.push((image::VARIABLE, image.into()));
     }

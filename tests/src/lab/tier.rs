@@ -18,6 +18,9 @@ pub const BINARY: &str = "VPC_GATEWAY_BIN";
 /// Where the archive of the image is.
 const IMAGE: &str = "VPC_GATEWAY_IMAGE";
 
+/// Where Helm is, if not in `PATH`.
+const HELM: &str = "VPC_GATEWAY_HELM";
+
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Whether network namespaces can be made. Otherwise prints why the test is skipped.
@@ -71,6 +74,19 @@ pub fn image() -> Option<PathBuf> {
     granted(super::containerd::available())?;
     let archive = std::env::var_os(IMAGE).map(PathBuf::from).filter(|path| path.is_file());
     granted(archive.with_context(|| format!("{IMAGE} names no file: run `cargo xtask image`")))
+}
+
+/// The command for Helm. Otherwise prints why the test is skipped.
+///
+/// # Panics
+/// It is not there, and [`REQUIRE`] is 1.
+pub fn helm() -> Option<PathBuf> {
+    let helm = std::env::var_os(HELM).map_or_else(|| PathBuf::from("helm"), PathBuf::from);
+    let found = netns::run(Command::new(&helm).arg("version"));
+    granted(
+        found.with_context(|| format!("{HELM} names no helm: `cargo xtask kube-assets` does")),
+    )?;
+    Some(helm)
 }
 
 /// The binary under test, if there is an API server to run it with. Otherwise prints why the test is
