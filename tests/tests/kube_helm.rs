@@ -1,4 +1,4 @@
-//! The Helm chart: what the real `helm` makes of it is what kustomize makes of `deploy`, and an API server takes it.
+//! The Helm chart: what the real `helm` makes of it is what kustomize makes of `deploy`, and an API server gets it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,11 +21,23 @@ const METRICS: &str = "metrics.enabled=true,podMonitor.enabled=true";
 /// Objects by kind and name.
 type Objects = BTreeMap<(String, String), Value>;
 
-struct Helm(PathBuf);
+struct Helm {
+    program: PathBuf,
+    /// The kubeconfig, for what needs a cluster.
+    cluster: Option<PathBuf>,
+}
 
 impl Helm {
+    fn new(program: PathBuf) -> Self {
+        Self { program, cluster: None }
+    }
+
     fn run(&self, arguments: &[&str]) -> Result<String> {
-        netns::run(Command::new(&self.0).args(arguments))
+        let mut command = Command::new(&self.program);
+        if let Some(file) = &self.cluster {
+            command.arg("--kubeconfig").arg(file);
+        }
+        netns::run(command.args(arguments))
     }
 
     /// What would be installed with these values.
@@ -83,7 +95,7 @@ fn kustomized(components: &[&str]) -> Result<Objects> {
 
 #[test]
 fn the_chart_says_what_the_kustomizations_say() {
-    let Some(helm) = tier::helm().map(Helm) else { return };
+    let Some(helm) = tier::helm().map(Helm::new) else { return };
     let all = format!("{CRI},{METRICS}");
     for (values, components) in [
         ("", &[][..]),
@@ -102,7 +114,7 @@ fn the_chart_says_what_the_kustomizations_say() {
 
 #[test]
 fn values_get_where_they_belong() {
-    let Some(helm) = tier::helm().map(Helm) else { return };
+    let Some(helm) = tier::helm().map(Helm::new) else { return };
     let values = "image.repository=r.test/gw,image.tag=v1,args={--,--max-sessions,1000},\
         cri.enabled=true,cri.socket=/run/crio/crio.sock,metrics.enabled=true,metrics.port=9999,\
         nodeSelector.zone=a,tolerations[0].key=gw,resources.limits.cpu=1,detachOnExit=true";
@@ -136,18 +148,43 @@ fn values_get_where_they_belong() {
 }
 
 #[test]
-fn an_api_server_takes_what_the_chart_makes() {
-    let (Some(helm), Some(binary)) = (tier::helm().map(Helm), tier::cluster()) else { return };
+fn a_release_is_installed_upgraded_and_uninstalled() {
+    let (Some(mut helm), Some(binary)) = (tier::helm().map(Helm::new), tier::cluster()) else {
+        return;
+    };
     let scratch = Scratch::create(&format!("vgw-helm-{}", std::process::id())).unwrap();
     let name = scratch.path().file_name().unwrap().to_string_lossy().into_owned();
     let api = ApiServer::start(&name, &binary).unwrap_or_else(|e| panic!("{e:#}"));
     deploy::apply(&api, &deploy::pod_monitors()).unwrap_or_else(|e| panic!("{e:#}"));
-    let more = "args={--,--max-sessions,1000},detachOnExit=true";
-    for values in ["", &format!("{CRI},{METRICS},{more}")] {
-        for (object, document) in helm.render("kube-system", values).expect("objects") {
-            // The kind of PodMonitors takes a moment to be known.
-            let applied = wait_until(&object.0, SOON, || deploy::apply(&api, &document).map(Some));
-            applied.unwrap_or_else(|e| panic!("{object:?} with {values}: {e:#}"));
-        }
-    }
+    helm.cluster = Some(api.kubeconfig(true).unwrap());
+    let release = |verb: &str, more: &[&str]| {
+        let arguments = [&[verb, "vpc-gateway", "--namespace", "kube-system"], more].concat();
+        helm.run(&arguments).map(Some)
+    };
+    let daemon_set = || -> Result<Value> {
+        Ok(serde_json::from_str(
+            &api.get("/apis/apps/v1/namespaces/kube-system/daemonsets/vpc-gateway")?,
+        )?)
+    };
+    release("install", &[CHART]).unwrap_or_else(|e| panic!("{e:#}"));
+    assert!(daemon_set().unwrap()["spec"]["template"]["spec"]["hostPID"].as_bool().unwrap());
+
+    let values = format!("{CRI},{METRICS},args={{--,--max-sessions,1000}}");
+    // The kind of PodMonitors takes a moment to be known.
+    let upgraded =
+        wait_until("PodMonitors", SOON, || release("upgrade", &[CHART, "--set", &values]));
+    upgraded.unwrap_or_else(|e| panic!("{e:#}"));
+    let monitor = "/apis/monitoring.coreos.com/v1/namespaces/kube-system/podmonitors/vpc-gateway";
+    api.get(monitor).unwrap_or_else(|e| panic!("{e:#}"));
+
+    let last = ["--reuse-values", "--set", "detachOnExit=true"];
+    release("upgrade", &[&[CHART], &last[..]].concat()).unwrap_or_else(|e| panic!("{e:#}"));
+    let template = &daemon_set().unwrap()["spec"]["template"];
+    assert_eq!(template["metadata"]["annotations"]["vpc-gateway.io/detach-on-exit"], "true");
+    let arguments = &template["spec"]["containers"][0]["args"];
+    assert_eq!(arguments, &json!(["--", "--max-sessions", "1000"]));
+
+    release("uninstall", &[]).unwrap_or_else(|e| panic!("{e:#}"));
+    daemon_set().expect_err("the DaemonSet is still there");
+    api.get(monitor).expect_err("the PodMonitor is still there");
 }
