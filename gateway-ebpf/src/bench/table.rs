@@ -25,7 +25,7 @@ pub(crate) fn target<const FLAGS: usize>(table: &Table<FLAGS>, key: &[u32; 4]) -
     let [source, destination, ports, protocol] = *key;
     let reply = [destination, source, ports.rotate_left(16), protocol];
     for key in [key, &reply] {
-        table.insert(key, &record, u64::from(BPF_NOEXIST)).ok()?;
+        table.insert(key, record, u64::from(BPF_NOEXIST)).ok()?;
     }
     Some(record.target)
 }
