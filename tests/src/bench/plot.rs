@@ -28,8 +28,10 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 72.0;
 const BOTTOM: f64 = 64.0;
-const COLOURS: [&str; 8] =
-    ["#1b7f4b", "#0b5fa5", "#c0392b", "#d98c1f", "#7f8c8d", "#8e6bbf", "#b9a7d6", "#34495e"];
+const COLOURS: [&str; 10] = [
+    "#1b7f4b", "#0b5fa5", "#c0392b", "#d98c1f", "#7f8c8d", "#8e6bbf", "#b9a7d6", "#34495e",
+    "#8fcfa9", "#8fb8dc",
+];
 
 /// Where a value lies on the scale.
 struct Scale {
@@ -100,7 +102,14 @@ pub fn svg(plot: &Plot<'_>, report: &Report, caption: &str) -> Option<String> {
         for (place, way) in ways.iter().enumerate() {
             let cell = cells.iter().find(|cell| cell.case == *case && cell.way == *way);
             if let Some(spread) = cell.and_then(|cell| cell.spread()) {
-                draw(&mut out, &scale, start + bar * place as f64, bar, spread, COLOURS[place % 8]);
+                draw(
+                    &mut out,
+                    &scale,
+                    start + bar * place as f64,
+                    bar,
+                    spread,
+                    COLOURS[place % COLOURS.len()],
+                );
             }
         }
         label(&mut out, case, start + group * 0.42);
@@ -166,7 +175,7 @@ fn legend(out: &mut String, ways: &[&str]) {
             out,
             "<rect x=\"{x}\" y=\"34\" width=\"12\" height=\"12\" fill=\"{}\"/>\
              <text x=\"{}\" y=\"45\">{}</text>",
-            COLOURS[index % 8],
+            COLOURS[index % COLOURS.len()],
             x + 17.0,
             escaped(way)
         );
