@@ -52,7 +52,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             let row = name(external, streams);
             progress(&format!("{NAME}: {row}"));
             subjects.note_absent(&mut bench.report, NAME, &row, Unit::Gbps);
-            for _ in 0..bench.pick(if streams > 1 { 1 } else { 3 }, 5) {
+            for _ in 0..bench.pick(if streams > 1 { 1 } else { 2 }, 5) {
                 for subject in &mut subjects.ready {
                     let rate = transfer(subject, streams, bench.pick(1, 2))?;
                     bench.report.add(NAME, &row, subject.way.name(), Unit::Gbps, rate);

@@ -35,7 +35,7 @@ pub fn name(dnats: u32) -> String {
 /// # Errors
 /// The kernel refuses something.
 pub fn run(bench: &mut Bench) -> Result<()> {
-    let counts: &[u32] = bench.pick(&[0, 1000, 5000, 100_000], &[0, 1000, 5000, 10_000, 100_000]);
+    let counts: &[u32] = bench.pick(&[0, 5000, 100_000], &[0, 1000, 5000, 10_000, 100_000]);
     for (index, dnats) in counts.iter().enumerate() {
         progress(&format!("{NAME}: {}", name(*dnats)));
         let setup = Setup {
@@ -45,7 +45,10 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             generated: true,
         };
         // Tables without rules are the same beside any number of them.
-        let ways = Way::STATEFUL.into_iter().filter(|way| index == 0 || way.table().is_none());
+        let ways = Way::STATEFUL.into_iter().filter(|way| match way.table() {
+            None => true,
+            Some(reserved) => index == 0 && !(reserved && bench.quick),
+        });
         let mut subjects = bench.subjects(&ways.collect::<Vec<_>>(), &setup);
         measure(bench, &mut subjects, &name(*dnats))?;
         if index == 0 {
