@@ -129,7 +129,7 @@ pub struct Bench {
 impl Bench {
     /// How long a burst of generated frames should take.
     pub fn burst(&self) -> Duration {
-        Duration::from_millis(if self.quick { 120 } else { 400 })
+        Duration::from_millis(if self.quick { 80 } else { 400 })
     }
 
     /// The first of two values in a quick run, else the second.
