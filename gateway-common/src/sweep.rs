@@ -83,6 +83,14 @@ pub fn fate<F: Family>(
     }
 }
 
+/// The state by which a session lives that has a rule in the state `own`, and reached a mapping whose rule is in the
+/// state `target`: either is a [`RuleState`] or [`NO_RULE`].
+#[inline(always)]
+#[must_use]
+pub const fn state_of_both(own: u8, target: u8) -> u8 {
+    if target == NO_RULE { NO_RULE } else { own }
+}
+
 /// The rule of the mapping by which a mapped endpoint reached another one; 0 for all other sessions. Their
 /// session has the rule of who asked, and ends with either: a mapping does not outlive its rule.
 ///

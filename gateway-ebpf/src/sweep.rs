@@ -10,7 +10,7 @@ use gateway_common::{
     accounting,
     endpoint_independent::KeySlot,
     records::{ORIGINAL, RuleState, Session},
-    sweep::{self, Fate, HEADER_BYTES, NO_RULE},
+    sweep::{self, Fate, HEADER_BYTES},
     tuple::Tuple,
     verdict::SESSIONS_CLOSED,
 };
@@ -81,7 +81,7 @@ fn fate<F: Maps>(key: &Tuple<F>, session: &Session<F>) -> Fate {
     };
     let opposite = session.opposite(key);
     let target = state_of_target(&opposite, session.flags);
-    let rule = if target == NO_RULE { NO_RULE } else { state(session.rule) };
+    let rule = sweep::state_of_both(state(session.rule), target);
     // SAFETY: as in `visit`.
     let opposite = F::SESSIONS.get_ptr(opposite).map(|reply| unsafe { &*reply });
     sweep::fate(key, session, opposite, rule, &config.timeouts, now)

@@ -69,15 +69,9 @@ fn with_cri(api: &ApiServer) -> Result<()> {
 fn with_metrics(api: &ApiServer) -> Result<()> {
     let patch = documents("metrics/daemonset.yaml").remove(0);
     let mut daemon_set = documents("base/daemonset.yaml").remove(0);
-    let container = "/spec/template/spec/containers/0";
-    let added = patch.pointer(container).context("a container")?;
-    let there = daemon_set.pointer_mut(container).context("a container")?;
-    ensure!(there["name"] == added["name"], "the patch is for another container");
-    for list in ["env", "ports"] {
-        let mut all = added[list].as_array().cloned().unwrap_or_default();
-        all.extend(there[list].as_array().cloned().unwrap_or_default());
-        there[list] = all.into();
-    }
+    deploy::merge(&mut daemon_set, &patch);
+    let containers = daemon_set["spec"]["template"]["spec"]["containers"].as_array();
+    ensure!(containers.is_some_and(|all| all.len() == 1), "the patch is for another container");
     apply(api, &daemon_set)?;
 
     let definition = pod_monitors();

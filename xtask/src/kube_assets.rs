@@ -105,8 +105,9 @@ fn build_helm(helm: &Path) -> Result<()> {
             .env("GOBIN", &folder),
     )
     .context("failed to build helm; one in PATH will do")?;
-    fs::rename(folder.join("helm"), helm)?;
-    fs::remove_dir(&folder)?;
+    fs::rename(folder.join("helm"), helm).and_then(|()| fs::remove_dir(&folder)).with_context(
+        || format!("failed to move helm from {} to {}", folder.display(), helm.display()),
+    )?;
     let elapsed = console::seconds(started.elapsed());
     STEPS.say(format_args!("helm: {} in {elapsed}", helm.display()));
     Ok(())
@@ -165,7 +166,7 @@ fn build(folder: &Path, server: &Path) -> Result<()> {
     .with_context(|| {
         format!("failed to build kube-apiserver; {VARIABLE} may name a directory that has one")
     })?;
-    fs::rename(&draft, server)?;
+    fs::rename(&draft, server).with_context(|| format!("failed to make {}", server.display()))?;
     let elapsed = console::seconds(started.elapsed());
     STEPS.say(format_args!("kube-apiserver: {} in {elapsed}", server.display()));
     Ok(())

@@ -8,7 +8,7 @@
 //! | `neighbor_tc` | `bpf_redirect_neigh`: the limit when the kernel writes the header |
 //! | `redirect_xdp` | new Ethernet header, `bpf_redirect`: the limit of the XDP hook |
 //! | `table_tc`, `table_xdp` | the same with a table of flows: one look-up, or two new entries for a new flow |
-//! | `reserved_tc`, `reserved_xdp` | the same with a table whose memory is there from the start |
+//! | `prealloc_tc`, `prealloc_xdp` | the same with a table that is preallocated |
 //! | `pass_xdp` | nothing: its presence lets a veth take redirected frames |
 #![no_std]
 #![no_main]
@@ -33,7 +33,7 @@ use aya_ebpf::{
 };
 
 use crate::flow::{CLOCK_EVERY, Flows, Progress, Seen, Target};
-use crate::table::{ON_DEMAND, RESERVED, Table};
+use crate::table::{ON_DEMAND, PREALLOCATED, Table};
 
 /// What `generate` sends.
 #[btf_map]
@@ -47,9 +47,9 @@ static TARGET: Array<Target, 1> = Array::new();
 /// Where each flow goes. The loader makes it as large as it has to be.
 #[btf_map]
 static TABLE: Table<ON_DEMAND> = Table::new();
-/// The same, with the memory of all flows from the start.
+/// The same, preallocated.
 #[btf_map]
-static RESERVED_TABLE: Table<RESERVED> = Table::new();
+static TABLE_PREALLOC: Table<PREALLOCATED> = Table::new();
 /// What the sinks have seen.
 #[btf_map]
 static SEEN: PerCpuArray<Seen, 1> = PerCpuArray::new();
@@ -108,13 +108,7 @@ pub fn pass_xdp(_ctx: XdpContext) -> u32 {
 
 #[classifier]
 pub fn redirect_tc(ctx: TcContext) -> i32 {
-    let Some(target) = TARGET.get(0) else { return TC_ACT_SHOT };
-    if !frame::has_ports(ctx.data(), ctx.data_end()) {
-        return TC_ACT_OK;
-    }
-    frame::write_macs(ctx.data(), ctx.data_end(), &target.macs);
-    // SAFETY: a helper that takes numbers.
-    unsafe { bpf_redirect(target.ifindex, 0) as i32 }
+    tc(redirect(ctx.data(), ctx.data_end()))
 }
 
 #[classifier]
@@ -133,51 +127,67 @@ pub fn neighbor_tc(ctx: TcContext) -> i32 {
 
 #[xdp]
 pub fn redirect_xdp(ctx: XdpContext) -> u32 {
-    let Some(target) = TARGET.get(0) else { return xdp_action::XDP_ABORTED };
-    if !frame::has_ports(ctx.data(), ctx.data_end()) {
-        return xdp_action::XDP_PASS;
-    }
-    frame::write_macs(ctx.data(), ctx.data_end(), &target.macs);
-    // SAFETY: a helper that takes numbers.
-    unsafe { bpf_redirect(target.ifindex, 0) as u32 }
+    xdp(redirect(ctx.data(), ctx.data_end()))
 }
 
 #[classifier]
 pub fn table_tc(ctx: TcContext) -> i32 {
-    by_table_tc(&TABLE, &ctx)
+    tc(table::redirect(&TABLE, ctx.data(), ctx.data_end()))
 }
 
 #[classifier]
-pub fn reserved_tc(ctx: TcContext) -> i32 {
-    by_table_tc(&RESERVED_TABLE, &ctx)
+pub fn prealloc_tc(ctx: TcContext) -> i32 {
+    tc(table::redirect(&TABLE_PREALLOC, ctx.data(), ctx.data_end()))
 }
 
 #[xdp]
 pub fn table_xdp(ctx: XdpContext) -> u32 {
-    by_table_xdp(&TABLE, &ctx)
+    xdp(table::redirect(&TABLE, ctx.data(), ctx.data_end()))
 }
 
 #[xdp]
-pub fn reserved_xdp(ctx: XdpContext) -> u32 {
-    by_table_xdp(&RESERVED_TABLE, &ctx)
+pub fn prealloc_xdp(ctx: XdpContext) -> u32 {
+    xdp(table::redirect(&TABLE_PREALLOC, ctx.data(), ctx.data_end()))
+}
+
+/// What becomes of a frame.
+enum Verdict {
+    /// It is not for us.
+    Pass,
+    /// It cannot be sent on.
+    Drop,
+    /// It leaves by this interface.
+    Redirect(u32),
 }
 
 #[inline(always)]
-fn by_table_tc<const FLAGS: usize>(table: &Table<FLAGS>, ctx: &TcContext) -> i32 {
-    let Some(key) = frame::tuple(ctx.data(), ctx.data_end()) else { return TC_ACT_OK };
-    let Some(target) = table::target(table, &key) else { return TC_ACT_SHOT };
-    frame::write_macs(ctx.data(), ctx.data_end(), &target.macs);
-    // SAFETY: a helper that takes numbers.
-    unsafe { bpf_redirect(target.ifindex, 0) as i32 }
+fn tc(verdict: Verdict) -> i32 {
+    match verdict {
+        Verdict::Pass => TC_ACT_OK,
+        Verdict::Drop => TC_ACT_SHOT,
+        // SAFETY: a helper that takes numbers.
+        Verdict::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as i32 },
+    }
 }
 
 #[inline(always)]
-fn by_table_xdp<const FLAGS: usize>(table: &Table<FLAGS>, ctx: &XdpContext) -> u32 {
-    let Some(key) = frame::tuple(ctx.data(), ctx.data_end()) else { return xdp_action::XDP_PASS };
-    let Some(target) = table::target(table, &key) else { return xdp_action::XDP_ABORTED };
-    frame::write_macs(ctx.data(), ctx.data_end(), &target.macs);
-    // SAFETY: a helper that takes numbers.
-    unsafe { bpf_redirect(target.ifindex, 0) as u32 }
+fn xdp(verdict: Verdict) -> u32 {
+    match verdict {
+        Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::Drop => xdp_action::XDP_ABORTED,
+        // SAFETY: a helper that takes numbers.
+        Verdict::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
+    }
+}
+
+#[inline(always)]
+fn redirect(data: usize, end: usize) -> Verdict {
+    let Some(target) = TARGET.get(0) else { return Verdict::Drop };
+    if !frame::has_ports(data, end) {
+        return Verdict::Pass;
+    }
+    frame::write_macs(data, end, &target.macs);
+    Verdict::Redirect(target.ifindex)
 }
 
 #[inline(always)]

@@ -201,7 +201,7 @@ impl Resolver {
     /// Takes over which rules there are. `None` if something else than EIPs and rules changed.
     fn take_over(&mut self, changes: &[Changed]) -> Option<Part> {
         let claims = self.claims.as_mut()?;
-        let (mut part, mut on_the_ground) = (Part::default(), true);
+        let (mut part, mut ground_stays) = (Part::default(), true);
         for Changed { object, now } in changes {
             let mut before = None;
             if object.kind.is_rule() {
@@ -210,7 +210,7 @@ impl Resolver {
             } else if object.kind == Kind::IptablesEip {
                 part.eips.insert(object.name.clone());
             } else {
-                on_the_ground = false;
+                ground_stays = false;
                 continue;
             }
             for form in before.iter().chain(now) {
@@ -228,7 +228,7 @@ impl Resolver {
             };
             part.before.extend(before);
         }
-        on_the_ground.then_some(part)
+        ground_stays.then_some(part)
     }
 
     /// Replaces what is said about the objects of a part. Returns whether anything was or is.

@@ -183,7 +183,7 @@ fn block(report: &Report, targets: &[Target]) -> String {
             None => "-",
         };
         let Target { what, .. } = target;
-        let (asked, found, limit) = (target.asked(), target.found(), target.at_most());
+        let (asked, found, limit) = (target.asked(), target.found(), target.reachable());
         let _ = writeln!(out, "| {what} | {asked} | {found} | {met} | {limit} |");
     }
     out

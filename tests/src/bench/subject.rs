@@ -44,11 +44,11 @@ pub enum Way {
     /// The same in TC with a table of flows: the floor of every NAT that has one.
     TableTc,
     /// The same with a table whose memory is there from the start.
-    TableTcReserved,
+    TableTcPreallocated,
     /// A table of flows in XDP.
     TableXdp,
     /// The same with a table whose memory is there from the start.
-    TableXdpReserved,
+    TableXdpPreallocated,
 }
 
 impl Way {
@@ -75,9 +75,9 @@ impl Way {
         Self::Iptables,
         Self::Nftables,
         Self::TableTc,
-        Self::TableTcReserved,
+        Self::TableTcPreallocated,
         Self::TableXdp,
-        Self::TableXdpReserved,
+        Self::TableXdpPreallocated,
     ];
 
     /// A short name.
@@ -94,9 +94,9 @@ impl Way {
             Self::BareNeighbor => "bare neigh",
             Self::BareXdp => "bare XDP",
             Self::TableTc => "table TC",
-            Self::TableTcReserved => "table TC prealloc",
+            Self::TableTcPreallocated => "table TC prealloc",
             Self::TableXdp => "table XDP",
-            Self::TableXdpReserved => "table XDP prealloc",
+            Self::TableXdpPreallocated => "table XDP prealloc",
         }
     }
 
@@ -105,7 +105,7 @@ impl Way {
     pub fn table(self) -> Option<bool> {
         match self {
             Self::TableTc | Self::TableXdp => Some(false),
-            Self::TableTcReserved | Self::TableXdpReserved => Some(true),
+            Self::TableTcPreallocated | Self::TableXdpPreallocated => Some(true),
             _ => None,
         }
     }
@@ -141,7 +141,7 @@ impl Subject {
     /// A program is missing, the kernel refuses something, or the gateway refuses the mode.
     pub fn build(way: Way, setup: &Setup) -> Result<Self> {
         let word = way.name().replace(' ', "").to_lowercase();
-        let table = way.table().map(|reserved| Table { flows: setup.sessions, reserved });
+        let table = way.table().map(|preallocated| Table { flows: setup.sessions, preallocated });
         let mut rig = Rig::build(&word, setup.external, table)?;
         if setup.generated {
             rig.instrument()?;
@@ -164,9 +164,9 @@ impl Subject {
             Way::BareNeighbor => rig.redirect("neighbor_tc", false).map(|()| None)?,
             Way::BareXdp => rig.redirect("redirect_xdp", true).map(|()| None)?,
             Way::TableTc => rig.redirect("table_tc", false).map(|()| None)?,
-            Way::TableTcReserved => rig.redirect("reserved_tc", false).map(|()| None)?,
+            Way::TableTcPreallocated => rig.redirect("prealloc_tc", false).map(|()| None)?,
             Way::TableXdp => rig.redirect("table_xdp", true).map(|()| None)?,
-            Way::TableXdpReserved => rig.redirect("reserved_xdp", true).map(|()| None)?,
+            Way::TableXdpPreallocated => rig.redirect("prealloc_xdp", true).map(|()| None)?,
         };
         Ok(Self { way, gateway, rig })
     }

@@ -51,8 +51,8 @@ impl Target {
         }
     }
 
-    /// What the limit is, in words.
-    pub fn at_most(&self) -> String {
+    /// The limit, in words.
+    pub fn reachable(&self) -> String {
         self.limit.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}x"))
     }
 
@@ -148,7 +148,7 @@ fn sessions(targets: &mut Targets<'_>) {
     let prealloc = "TC, preallocated / iptables";
     for (index, rules, least, what, way, table) in [
         (0, "no DNAT rule", 2.0, "TC / iptables", Way::Tc, Way::TableTc),
-        (0, "no DNAT rule", 2.0, prealloc, Way::TcPreallocated, Way::TableTcReserved),
+        (0, "no DNAT rule", 2.0, prealloc, Way::TcPreallocated, Way::TableTcPreallocated),
         (0, "no DNAT rule", 3.0, "XDP / iptables", Way::Xdp, Way::TableXdp),
         (
             0,
@@ -156,10 +156,10 @@ fn sessions(targets: &mut Targets<'_>) {
             3.0,
             "XDP, preallocated / iptables",
             Way::XdpPreallocated,
-            Way::TableXdpReserved,
+            Way::TableXdpPreallocated,
         ),
         (1, "5 000 DNAT rules", 20.0, "TC / iptables", Way::Tc, Way::TableTc),
-        (1, "5 000 DNAT rules", 20.0, prealloc, Way::TcPreallocated, Way::TableTcReserved),
+        (1, "5 000 DNAT rules", 20.0, prealloc, Way::TcPreallocated, Way::TableTcPreallocated),
     ] {
         let what = format!("new flows, {rules}: {what}");
         targets.ratio(&what, least, at(index, way), at(index, Way::Iptables));
@@ -240,7 +240,13 @@ pub fn table(targets: &[Target]) -> String {
             None => "-",
         };
         let met = met.to_owned();
-        rows.push(vec![target.what.clone(), target.asked(), target.found(), met, target.at_most()]);
+        rows.push(vec![
+            target.what.clone(),
+            target.asked(),
+            target.found(),
+            met,
+            target.reachable(),
+        ]);
     }
     grid(&rows)
 }
@@ -267,8 +273,8 @@ mod tests {
         let lines = targets(&report);
         assert_eq!(lines[0].found(), "1.50x");
         assert_eq!(lines[0].is_met(), Some(false));
-        assert_eq!(lines[0].at_most(), "-");
+        assert_eq!(lines[0].reachable(), "-");
         report.add(established::NAME, &row, Way::TableTc.name(), Unit::Mpps, 5.0);
-        assert_eq!(targets(&report)[0].at_most(), "2.50x");
+        assert_eq!(targets(&report)[0].reachable(), "2.50x");
     }
 }

@@ -34,7 +34,7 @@ pub struct Table {
     /// How many flows it holds.
     pub flows: u32,
     /// Whether it takes the memory of all of them at the start.
-    pub reserved: bool,
+    pub preallocated: bool,
 }
 
 /// What came of a burst.
@@ -71,7 +71,7 @@ impl Traffic {
         let object = std::fs::read(&path)
             .with_context(|| format!("no object of the bench at {}", path.display()))?;
         let mut loader = EbpfLoader::new();
-        let table = table.map(|it| (if it.reserved { "RESERVED_TABLE" } else { "TABLE" }, it));
+        let table = table.map(|it| (if it.preallocated { "TABLE_PREALLOC" } else { "TABLE" }, it));
         if let Some((name, Table { flows, .. })) = table {
             // An entry for each direction.
             loader.map_max_entries(name, 2 * flows);

@@ -190,7 +190,7 @@ fn sweep_all<F: Notation>(
             0 => RuleState::Active as u8,
             rule => rules.get(&rule).map_or(NO_RULE, |rule| rule.state),
         };
-        let rule = if state(target) == NO_RULE { NO_RULE } else { state(session.rule) };
+        let rule = sweep::state_of_both(state(session.rule), state(target));
         let opposite = tables.sessions.get(&opposite_key);
         let fate = sweep::fate(&key, &session, opposite, rule, &config.timeouts, NOW);
         if fate == Fate::Ends {

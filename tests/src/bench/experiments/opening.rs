@@ -47,7 +47,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         // Tables without rules are the same beside any number of them.
         let ways = Way::STATEFUL.into_iter().filter(|way| match way.table() {
             None => true,
-            Some(reserved) => index == 0 && !(reserved && bench.quick),
+            Some(preallocated) => index == 0 && !(preallocated && bench.quick),
         });
         let mut subjects = bench.subjects(&ways.collect::<Vec<_>>(), &setup);
         measure(bench, &mut subjects, &name(*dnats))?;
